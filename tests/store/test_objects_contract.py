@@ -1,0 +1,218 @@
+"""The same promises on the local disk, on moto and on SeaweedFS."""
+
+import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from uapray.errors import NotFoundError, StoreError
+from uapray.objects import Objects, exists_uri, expand_uri, open_objects, read_all, read_uri, write_uri
+
+ODD = [
+    *(
+        "a b",
+        "a+b",
+        "a%20b",
+        "a=b",
+        "grid=x/y",
+        "ü",
+        "日本語",
+        "it's",
+        "a&b",
+        "a#b",
+        "a?b",
+        "*",
+        "[x]",
+        "~",
+        "a~1",
+    ),
+    *("dot.", ".hidden", "..two", "comma,semi;", '"quoted"', "(round)", "@at:colon", "x" * 200, "<tag>"),
+]
+
+
+def test_what_was_written_is_read(objects: Objects) -> None:
+    objects.write("a", b"one")
+    assert objects.read("a") == b"one"
+    assert objects.exists("a")
+
+
+def test_overwriting_replaces_the_whole(objects: Objects) -> None:
+    objects.write("a", b"a long body")
+    objects.write("a", b"new")
+    assert objects.read("a") == b"new"
+    assert objects.keys() == ["a"]
+
+
+def test_empty_body(objects: Objects) -> None:
+    objects.write("empty", b"")
+    assert objects.read("empty") == b""
+    assert objects.exists("empty")
+    assert objects.keys() == ["empty"]
+
+
+def test_large_body(objects: Objects) -> None:
+    body = bytes(range(256)) * (8 * 2**20 // 256)
+    objects.write("large", body)
+    assert objects.read("large") == body
+
+
+def test_missing(objects: Objects) -> None:
+    with pytest.raises(NotFoundError, match="gone"):
+        objects.read("gone")
+    assert not objects.exists("gone")
+    objects.delete("gone")
+    assert objects.keys() == []
+
+
+def test_a_folder_is_no_object(objects: Objects) -> None:
+    objects.write("a/b", b"")
+    assert not objects.exists("a")
+    with pytest.raises(NotFoundError):
+        objects.read("a")
+    objects.delete("a")
+    assert objects.keys() == ["a/b"]
+    with pytest.raises(NotFoundError):
+        objects.read("a/b/c")
+
+
+def test_delete(objects: Objects) -> None:
+    objects.write("a/b", b"1")
+    objects.write("a/c", b"2")
+    objects.delete("a/b")
+    assert not objects.exists("a/b")
+    assert objects.keys() == ["a/c"]
+
+
+def test_keys_are_relative_sorted_and_deep(objects: Objects) -> None:
+    names = ["b", "a/z", "a/b/c", "a-b", "ab", "a/b.d", "Z"]
+    for name in names:
+        objects.write(name, b"x")
+    assert objects.keys() == sorted(names)
+    assert objects.keys("a") == sorted(name for name in names if name.startswith("a"))
+    assert objects.keys("a/") == ["a/b.d", "a/b/c", "a/z"]
+    assert objects.keys("a/b") == ["a/b.d", "a/b/c"]
+    assert objects.keys("a/b/") == ["a/b/c"]
+    assert objects.keys("b/") == []
+    assert objects.keys("none/there") == []
+
+
+def test_odd_names(objects: Objects) -> None:
+    for name in ODD:
+        objects.write(f"odd/{name}", name.encode())
+    assert objects.keys("odd/") == sorted(f"odd/{name}" for name in ODD)
+    assert read_all(objects, [f"odd/{name}" for name in ODD]) == [name.encode() for name in ODD]
+    for name in ODD:
+        assert objects.exists(f"odd/{name}")
+        objects.delete(f"odd/{name}")
+    assert objects.keys() == []
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a/", "a//b", "..", "../a", "a/../b", "./a", "a\nb", "a\0b", "a\\b"]
+)
+def test_keys_that_no_store_takes(objects: Objects, key: str) -> None:
+    for act in (objects.read, objects.exists, objects.delete, lambda k: objects.write(k, b"x")):
+        with pytest.raises(StoreError, match="key"):
+            act(key)
+    assert objects.keys() == []
+
+
+def test_stores_do_not_see_each_other(place: str) -> None:
+    one, other = open_objects(f"{place}/one"), open_objects(f"{place}/on")
+    one.write("a", b"1")
+    assert other.keys() == []
+    assert open_objects(place).keys() == ["one/a"]
+
+
+def test_pickles(objects: Objects) -> None:
+    objects.write("a", b"1")
+    twin = pickle.loads(pickle.dumps(objects))
+    assert twin == objects
+    assert twin.read("a") == b"1"
+
+
+def test_check_leaves_nothing(objects: Objects) -> None:
+    objects.check()
+    assert objects.keys() == []
+
+
+def test_a_race_ends_with_one_whole_body(objects: Objects) -> None:
+    bodies = [bytes([number]) * 50_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda body: objects.write("raced", body), bodies))
+    assert objects.read("raced") in bodies
+    assert objects.keys() == ["raced"]
+
+
+def test_many_objects_are_listed_and_read_in_order(objects: Objects) -> None:
+    names = [f"many/{number:04}" for number in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: objects.write(name, name.encode()), names))
+    assert objects.keys("many/") == names
+    assert read_all(objects, names[::-1]) == [name.encode() for name in names[::-1]]
+    assert read_all(objects, []) == []
+    with pytest.raises(NotFoundError):
+        read_all(objects, [*names, "gone"])
+
+
+def test_uris(place: str) -> None:
+    write_uri(f"{place}/sub/a.bin", b"1")
+    assert read_uri(f"{place}/sub/a.bin") == b"1"
+    assert exists_uri(f"{place}/sub/a.bin")
+    assert not exists_uri(f"{place}/sub")
+    assert not exists_uri(f"{place}/sub/b.bin")
+    with pytest.raises(NotFoundError, match=r"b\.bin"):
+        read_uri(f"{place}/sub/b.bin")
+
+
+def test_expanding(place: str) -> None:
+    for name in (
+        "b.parquet",
+        "a.parquet",
+        "c.csv",
+        "deep/d.parquet",
+        "deep/e[1].parquet",
+        "deeper/f.parquet",
+    ):
+        write_uri(f"{place}/{name}", b"")
+    at = open_objects(place).uri
+
+    def expanded(pattern: str) -> list[str]:
+        return [uri.removeprefix(f"{at}/") for uri in expand_uri(f"{place}{pattern}")]
+
+    assert expanded("") == ["a.parquet", "b.parquet"]
+    assert expanded("/") == ["a.parquet", "b.parquet"]
+    assert expanded("/deep") == ["deep/d.parquet", "deep/e[1].parquet"]
+    assert expanded("/c.csv") == ["c.csv"]
+    assert expanded("/deep/e[1].parquet") == ["deep/e[1].parquet"]
+    assert expanded("/[ac].*") == ["a.parquet", "c.csv"]
+    assert expanded("/?.parquet") == ["a.parquet", "b.parquet"]
+    assert expanded("/dee*/*.parquet") == ["deep/d.parquet", "deep/e[1].parquet", "deeper/f.parquet"]
+    for nothing in ("/none.parquet", "/none/*", "/*.png", "/none"):
+        with pytest.raises(NotFoundError, match="found none"):
+            expanded(nothing)
+
+
+def test_reading_many_is_not_serial(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = open_objects(place)
+    kind, read = type(objects), type(objects).read
+
+    def slow(self: Objects, key: str) -> bytes:
+        time.sleep(0.1)  # as a distant server would
+        return read(self, key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, "read", slow)
+    for number in range(32):
+        objects.write(str(number), b"x")
+    began = time.monotonic()
+    read_all(objects, [str(number) for number in range(32)])
+    assert time.monotonic() - began < 1.6  # 3.2 s one after the other
+
+
+def test_importing_is_quick() -> None:
+    heavy = "{'boto3', 'botocore', 'pyarrow', 'numpy', 'torch'}"
+    code = f"import sys, uapray.objects; assert not {heavy} & set(sys.modules), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

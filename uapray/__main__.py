@@ -1,0 +1,5 @@
+"""``python -m uapray``."""
+
+from uapray.cli import main
+
+main()

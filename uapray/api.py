@@ -1,0 +1,258 @@
+"""The Python interface: a perturbation and what it does, in two calls."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from uapray.attack.control import random_perturbation
+from uapray.config import Budget, Search, Threat, parse
+from uapray.coordinator import Measurement, Snapshot
+from uapray.data.images import ImageSet
+from uapray.errors import ConfigError
+from uapray.experiment import Resources, open_pool
+from uapray.measures import Outcome, Visibility
+from uapray.models.card import Classifier, check_fits
+from uapray.models.weights import load_classifier, wrap_module
+from uapray.trial import Arena, class_index, find, judge, norms
+
+PoolKind = Literal["local", "ray"]
+Model = Classifier | nn.Module | str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerturbResult:
+    """A perturbation and how it was found.
+
+    Attributes:
+        perturbation: float32 ``(c, h, w)``, pixel units in [0, 1].
+        xi: Radius of the ball it was searched in, pixel units.
+        validation_rate: Rate on the part of the images it was chosen on (fooling, or targeted success);
+            None for a random draw.
+        history: Measurements on that part, in order.
+        image_gradients: Spent, all starts together.
+        image_queries: Spent, all starts together.
+    """
+
+    perturbation: Tensor
+    xi: float
+    validation_rate: float | None
+    history: tuple[Measurement, ...]
+    image_gradients: int
+    image_queries: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a perturbation does to a classifier on a set of images, beside a control of the same size.
+
+    Attributes:
+        outcome: Predictions before and after.
+        control: The same for the control: a random draw from the linf ball that the perturbation just fits in.
+        visibility: How much the clipped images changed.
+        l2: Norm of the perturbation, pixel units.
+        linf: Norm of the perturbation, pixel units.
+        target: Index of the class that was asked for; None: nontargeted.
+        class_names: In the order of the class indices.
+    """
+
+    outcome: Outcome
+    control: Outcome
+    visibility: Visibility
+    l2: float
+    linf: float
+    target: int | None
+    class_names: tuple[str, ...]
+
+    @property
+    def fooling_rate(self) -> float:
+        """Share of images whose predicted class changed."""
+        return self.outcome.fooling.share
+
+    @property
+    def fooling_rate_low(self) -> float:
+        """Lower limit of the 95 % Wilson interval."""
+        return self.outcome.fooling.interval[0]
+
+    @property
+    def fooling_rate_high(self) -> float:
+        """Upper limit of the 95 % Wilson interval."""
+        return self.outcome.fooling.interval[1]
+
+    @property
+    def fooling_rate_ceiling(self) -> float:
+        """Fooling rate that sending every image to the dominant class would reach."""
+        return self.outcome.ceiling
+
+    @property
+    def control_fooling_rate(self) -> float:
+        """Fooling rate of the control."""
+        return self.control.fooling.share
+
+    @property
+    def targeted_success_rate(self) -> float | None:
+        """Share predicted as the target, natives included; None without a target."""
+        return None if self.target is None else self.outcome.towards(self.target).share
+
+    @property
+    def targeted_success_rate_non_target(self) -> float | None:
+        """Share predicted as the target among the images that were not before; None without a target."""
+        return None if self.target is None else self.outcome.towards_non_target(self.target).share
+
+    @property
+    def dominant_label(self) -> str:
+        """The class most perturbed images are predicted as."""
+        return self.class_names[self.outcome.dominant]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of clean images predicted as labelled."""
+        return self.outcome.clean_accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of perturbed images predicted as labelled."""
+        return self.outcome.robust_accuracy
+
+
+def perturb(
+    model: Model,
+    images: ImageSet,
+    *,
+    rule: str = "spgd",
+    norm: str = "linf",
+    zeta: float | None = None,
+    xi: float | None = None,
+    target: str | int | None = None,
+    seed: int = 0,
+    pool: PoolKind = "local",
+    replicas: int = 1,
+    gpus: float = 0.0,
+    watch: Callable[[Snapshot], None] = lambda _: None,
+    **settings: Any,
+) -> PerturbResult:
+    """Search for one perturbation that fools a classifier on as many images as possible.
+
+    Args:
+        model: A classifier, a file of one, or any module from [0, 1] pixels ``(n, c, h, w)`` to logits.
+        images: The source images; a part of them, by patient, is kept to choose the best perturbation on.
+        rule: ``spgd``, ``sga`` or the control ``random``.
+        norm: ``linf`` or ``l2``.
+        zeta: Radius as a share of the mean norm of the images; 0.04 if neither it nor ``xi`` is given.
+        xi: Radius in pixel units instead.
+        target: Class to be reached, by name or index; None: any other class.
+        seed: Equal seeds give equal bits, on one replica or many.
+        pool: ``local``: in this process; ``ray``: on the connected cluster, or on a Ray of its own.
+        replicas: How many replicas; with ``ray`` only.
+        gpus: GPUs of a replica; with ``ray`` only.
+        watch: Called as the search goes on.
+        **settings: Names of ``uapray.config.Search`` and ``uapray.config.Budget``, e.g. ``max_epochs=2``.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of range.
+        ClassifierError: If the classifier does not fit the images.
+        TrialError: If no perturbation came out.
+    """
+    radius = {"xi": xi} if xi is not None else {"zeta": 0.04 if zeta is None else zeta}
+    name = images.class_names[target] if isinstance(target, int) else target
+    class_index(images.class_names, name)
+    threat = parse(Threat, {"norm": norm, "target": name, **radius}, origin="perturb")
+    search = search_settings(rule, settings)
+    resources = Resources(kind=pool, replicas=replicas, gpus=gpus)
+    with _arena(model, {"train": images}, resources) as arena:
+        found = find(arena, threat, search, seed=seed, watch=watch)
+    rates = [m.fooling_rate if name is None else (m.targeted_success_rate or 0.0) for m in found.history]
+    return PerturbResult(
+        perturbation=found.perturbation,
+        xi=found.xi,
+        validation_rate=max(rates, default=None),
+        history=found.history,
+        image_gradients=found.image_gradients,
+        image_queries=found.image_queries,
+    )
+
+
+def evaluate(
+    model: Model,
+    images: ImageSet,
+    perturbation: Tensor | NDArray[np.floating[Any]],
+    *,
+    target: str | int | None = None,
+    pool: PoolKind = "local",
+    replicas: int = 1,
+    gpus: float = 0.0,
+    control_seed: int = 0,
+) -> Evaluation:
+    """Judge a perturbation on images, after clipping to valid pixels, beside a random control.
+
+    Args:
+        model: As in ``perturb``.
+        images: Held-out images, for an honest figure.
+        perturbation: ``(c, h, w)``, pixel units in [0, 1].
+        target: Class whose success is asked for, by name or index.
+        pool: As in ``perturb``.
+        replicas: As in ``perturb``.
+        gpus: As in ``perturb``.
+        control_seed: Of the control.
+
+    Raises:
+        ConfigError: If the perturbation does not fit the images or is not finite.
+        ClassifierError: If the classifier does not fit the images.
+    """
+    v = torch.as_tensor(np.asarray(perturbation), dtype=torch.float32)
+    expected = (images.channels, *images.size)
+    if tuple(v.shape) != expected:
+        raise ConfigError(f"perturbation: expected (c, h, w) = {expected}, got {tuple(v.shape)}")
+    if not torch.isfinite(v).all():
+        raise ConfigError("perturbation: expected finite numbers, got NaN or infinity")
+    index = target if isinstance(target, int) else class_index(images.class_names, target)
+    l2, linf = norms(v)
+    noise = random_perturbation(expected, p=math.inf, xi=linf, seed=control_seed)
+    with _arena(model, {"images": images}, Resources(kind=pool, replicas=replicas, gpus=gpus)) as arena:
+        judged = judge(arena, "images", v, target=index)
+        control = judge(arena, "images", noise, target=index)
+    return Evaluation(judged.outcome, control.outcome, judged.visibility, l2, linf, index, images.class_names)
+
+
+def search_settings(rule: str, settings: dict[str, Any]) -> Search:
+    """Return a rule's settings out of flat names, those of the budget among them."""
+    budget = {name: value for name, value in settings.items() if name in Budget.model_fields}
+    other = {name: value for name, value in settings.items() if name not in Budget.model_fields}
+    values: dict[str, Any] = {"rule": rule, **other}
+    if budget:
+        values["budget"] = budget
+    return parse(Search, values, origin=rule)
+
+
+def as_classifier(model: Model, images: ImageSet) -> Classifier:
+    """Return a classifier that fits the images, out of whatever the user has."""
+    if isinstance(model, Classifier):
+        classifier = model
+    elif isinstance(model, str):
+        said: dict[str, Any] = {}
+        if not model.endswith(".safetensors"):
+            said = {"class_names": images.class_names, "channels": images.channels, "size": images.size}
+        classifier = load_classifier(model, **said)
+    else:
+        classifier = wrap_module(model, class_names=images.class_names, channels=images.channels, size=images.size)
+    check_fits(classifier, images)
+    return classifier
+
+
+@contextmanager
+def _arena(model: Model, images: dict[str, ImageSet], resources: Resources) -> Iterator[Arena]:
+    classifier = as_classifier(model, next(iter(images.values())))
+    if resources.kind == "ray":
+        from uapray.on_ray.session import session
+
+        with session(), open_pool(classifier, images, resources) as pool:
+            yield Arena(pool, images)
+    else:
+        with open_pool(classifier, images, resources) as pool:
+            yield Arena(pool, images)

@@ -1,0 +1,104 @@
+"""``uapray data``: image sets in and out."""
+
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(help="Import, fetch and look at image sets.", no_args_is_help=True)
+
+
+@app.command("import", epilog="Example: uapray data import scans/ scans.parquet --group-pattern '(person\\d+)_'")
+def import_(
+    source: Annotated[str, typer.Argument(help="Class folders, a MedMNIST .npz, a CSV of paths and labels, or DICOM folders.")],
+    destination: Annotated[str, typer.Argument(help="The .parquet to write: a path or s3://…")],
+    kind: Annotated[
+        Literal["auto", "folder", "npz", "csv", "dicom"], typer.Option(help="What the source is.")
+    ] = "auto",
+    test_share: Annotated[float, typer.Option(help="Share of test images where the source names no splits.")] = 0.2,
+    val_share: Annotated[float, typer.Option(help="Share of validation images, likewise.")] = 0.0,
+    group_pattern: Annotated[
+        str | None, typer.Option(help="Pattern on file names whose first group is the patient.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the destination.")] = False,
+) -> None:
+    """Make one data set file; every picture is checked before anything is written."""
+    from uapray.cli.progress import board
+    from uapray.data.imports import import_data
+
+    with board() as progress:
+        summary = import_data(
+            source,
+            destination,
+            kind=kind,
+            test_share=test_share,
+            val_share=val_share,
+            group_pattern=group_pattern,
+            seed=seed,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.show("checking pictures", done, total),
+        )
+    _show(destination, expected=summary.images)
+
+
+@app.command(epilog="Example: uapray data fetch pneumoniamnist --size 64 --out pneumonia.parquet")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a MedMNIST set, e.g. pneumoniamnist.")],
+    out: Annotated[str | None, typer.Option(help="The .parquet to write; default: NAME_SIZE.parquet.", show_default=False)] = None,
+    size: Annotated[int, typer.Option(help="28, 64, 128 or 224 pixels.")] = 28,
+    base_url: Annotated[
+        str | None, typer.Option(help="A mirror; default: the authors' record.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a public data set by name; checked, cached, resumed where it broke off."""
+    from uapray.cli.progress import board
+    from uapray.data.fetch import fetch as fetch_by_name
+
+    with board() as progress:
+        destination = fetch_by_name(
+            name,
+            out or f"{name}_{size}.parquet",
+            size=size,
+            base_url=base_url,
+            progress=lambda done, total: progress.show(f"fetching {name}", done, total),
+        )
+    _show(destination)
+
+
+@app.command(epilog="Example: uapray data show 'chest_*.parquet'")
+def show(
+    data: Annotated[str, typer.Argument(help="Data set: a file, folder, pattern, s3://… or phantom:chest.")],
+) -> None:
+    """Show classes, splits, sizes and mean norms, and say loudly if splits share patients."""
+    _show(data)
+
+
+def _show(uri: str, expected: int | None = None) -> None:
+    from collections import Counter
+
+    from uapray.cli import tables
+    from uapray.data.dataset import open_data, overview, shared_groups
+
+    data = open_data(uri)
+    assert expected is None or expected == data.table.num_rows
+    splits = data.splits()
+    counted = Counter(zip(data.table["split"].to_pylist(), data.table["label"].to_pylist(), strict=True))
+    rows = [
+        [name, *(str(counted[split, index]) for split in splits)] for index, name in enumerate(data.class_names)
+    ]
+    rows.append(["all", *(str(sum(counted[split, i] for i in range(len(data.class_names)))) for split in splits)])
+    facts = overview(data)
+    note = (
+        f"{data.table.num_rows} images, {facts.channels} channel{'s' if facts.channels > 1 else ''}, "
+        f"{facts.sizes}; mean norm of an image: l2 {facts.mean_l2:.2f}, linf {facts.mean_linf:.3f} (pixels in [0, 1])\n"
+        f"content sha256 {data.sha256}"
+    )
+    tables.show(f"{data.name}: images by class and split", ["class", *splits], rows, note)
+    for (one, other), count in shared_groups(data).items():
+        if count:
+            typer.secho(
+                f"WARNING: {count} patients are in both '{one}' and '{other}': figures on '{other}' will be too good",
+                fg="red",
+                bold=True,
+                err=True,
+            )

@@ -1,0 +1,112 @@
+"""``uapray grid`` and ``uapray status``: many results, each made once."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from uapray.cli import options
+
+if TYPE_CHECKING:
+    from uapray.plan import Plan
+
+app = typer.Typer(help="Plan and run grids of trials.", no_args_is_help=True)
+GridFile = Annotated[str, typer.Argument(help="The grid: a YAML file, path or s3://…")]
+
+
+@app.command(epilog="Example: uapray grid plan jobs/chest_xray.yaml --store results/")
+def plan(
+    grid: GridFile,
+    store: Annotated[str | None, typer.Option(help="Where results may stand already.", show_default=False)] = None,
+) -> None:
+    """Show what would run and what already stands; nothing is written."""
+    from uapray.cli import tables
+    from uapray.experiment import to_do
+    from uapray.store.results import open_results
+
+    planned = load_plan(grid)
+    missing = planned.trials if store is None else tuple(to_do(planned, open_results(store)))
+    absent = {trial.trial_id for trial in missing}
+    rows = []
+    for victim, source, trials in planned.groups():
+        left = [trial for trial in trials if trial.trial_id in absent]
+        rows.append(
+            [
+                victim.name,
+                source.name,
+                str(len(trials)),
+                str(len(trials) - len(left)),
+                str(len(left)),
+                f"{sum(trial.image_gradients() for trial in left):,}",
+            ]
+        )
+    columns = ["classifier", "data", "trials", "standing", "to do", "image-gradients to do"]
+    tables.show(f"grid {planned.grid.name}: {len(planned.trials)} trials", columns, rows)
+
+
+@app.command(epilog="Example: uapray grid run jobs/chest_xray.yaml --store s3://bucket/results --replicas 4")
+def run(
+    grid: GridFile,
+    store: options.Store,
+    replicas: options.Replicas = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials that share a classifier's replicas at once.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers of a training.")] = 1,
+    cpus: options.Cpus = 1.0,
+    gpus: options.Gpus = 0.0,
+    address: options.Address = None,
+) -> None:
+    """Run what is missing of a grid. Safe to repeat and to interrupt: finished trials are never run again."""
+    from uapray.cli.running import run_with_progress
+    from uapray.experiment import Resources
+    from uapray.store.results import open_results
+
+    results = open_results(store)
+    planned = load_plan(grid)
+    resources = Resources(
+        replicas=replicas, concurrency=concurrency, workers=workers, cpus=cpus, gpus=gpus
+    )
+    summary = run_with_progress(planned, results, resources, address)
+    typer.echo(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
+    if summary.failed:
+        typer.echo(f"why: uapray query --store {store} 'SELECT * FROM failures ORDER BY at DESC'", err=True)
+        raise typer.Exit(1)
+
+
+def status(
+    store: options.Store,
+    grid: Annotated[str | None, typer.Option(help="Grid file, to tell what is still to do.", show_default=False)] = None,
+) -> None:
+    """Show what is done, what failed and why, and what is to do.
+
+    Example: uapray status --store results/ --grid jobs/chest_xray.yaml
+    """
+    from uapray.cli import tables
+    from uapray.experiment import to_do
+    from uapray.query import query
+    from uapray.store.results import open_results
+
+    results = open_results(store)
+    done = query(
+        results,
+        "SELECT grid, count(DISTINCT trial_id) AS trials, count(*) AS rows, max(finished_at) AS latest FROM trials GROUP BY grid ORDER BY grid",
+    ).to_pylist()
+    failed = query(
+        results,
+        "SELECT grid, step, trial_id, error, message, attempt FROM failures WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY at DESC LIMIT 20",
+    ).to_pylist()
+    rows = [[str(one["grid"]), str(one["trials"]), str(one["rows"]), f"{one['latest']:%Y-%m-%d %H:%M} UTC"] for one in done]
+    tables.show(f"{store}: done", ["grid", "trials", "rows", "latest"], rows)
+    if failed:
+        why = [[one["trial_id"], one["step"], f"{one['error']}: {one['message'][:80]}", str(one["attempt"])] for one in failed]
+        tables.show("failed", ["trial", "step", "why", "attempt"], why)
+    if grid is not None:
+        planned = load_plan(grid)
+        typer.echo(f"to do of {planned.grid.name}: {len(to_do(planned, results))} of {len(planned.trials)} trials")
+
+
+def load_plan(grid: str) -> "Plan":
+    """Read a grid file and work out its steps."""
+    from uapray.grid import parse_grid
+    from uapray.objects import read_uri
+    from uapray.plan import plan_grid
+
+    return plan_grid(parse_grid(read_uri(grid), origin=grid), base=grid.rpartition("/")[0])

@@ -1,0 +1,22 @@
+"""Options that several verbs share."""
+
+from typing import Annotated
+
+import typer
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: auto, ray://host:port or host:port. Without it (and RAY_ADDRESS) a Ray of its own is "
+        "started here and stopped at the end.",
+        show_default=False,
+    ),
+]
+Replicas = Annotated[int, typer.Option(min=1, help="Model replicas; a matter of speed alone.")]
+Cpus = Annotated[float, typer.Option(min=0.1, help="Cores of a replica or training worker.")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of a replica or training worker; 0.5: two share one.")]
+Store = Annotated[str, typer.Option(help="Where results are: a folder or s3://bucket/prefix.", show_default=False)]
+Size = Annotated[
+    int | None,
+    typer.Option(min=8, help="Height and width to bring the images to, pixels; default: as stored.", show_default=False),
+]

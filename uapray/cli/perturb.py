@@ -1,0 +1,174 @@
+"""``uapray perturb`` and ``uapray evaluate``: one perturbation, made and judged."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from uapray.cli import options
+
+if TYPE_CHECKING:
+    from uapray.api import Evaluation
+
+Model = Annotated[
+    str, typer.Option(help="Classifier: .safetensors, .pt2, or package.module:function.", show_default=False)
+]
+Data = Annotated[str, typer.Option(help="Data set: a file, folder, pattern, s3://… or phantom:chest.", show_default=False)]
+Target = Annotated[str | None, typer.Option(help="Class to be reached; default: any other.", show_default=False)]
+
+
+def perturb(
+    model: Model,
+    data: Data,
+    out: Annotated[str, typer.Option(help="The .safetensors to write.", show_default=False)],
+    rule: Annotated[str, typer.Option(help="spgd, sga or random.")] = "spgd",
+    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    zeta: Annotated[float | None, typer.Option(help="Radius as a share of the images' mean norm; default 0.04.", show_default=False)] = None,
+    xi: Annotated[float | None, typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False)] = None,
+    target: Target = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bits.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the search, NAME=VALUE, e.g. starts=8 or max_epochs=2.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
+    size: options.Size = None,
+    replicas: options.Replicas = 1,
+    gpus: options.Gpus = 0.0,
+    address: options.Address = None,
+) -> None:
+    """Make one perturbation on the train split and judge it on another, beside a control.
+
+    Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
+    """
+    import os
+
+    import safetensors.torch
+
+    from uapray import api, objects
+    from uapray.cli.progress import board
+    from uapray.errors import ConfigError
+    from uapray.on_ray.session import session
+
+    if not out.endswith(".safetensors"):
+        raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
+    source, judged_on = _images(data, ("train", split), size, model)
+    classifier = api.as_classifier(model, source)
+    on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
+    pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
+    chosen = _parsed(settings or [])
+    with board() as progress:
+        if on_ray:
+            with session(address):
+                result = api.perturb(
+                    classifier, source, rule=rule, norm=norm, zeta=zeta, xi=xi, target=target, seed=seed,
+                    watch=lambda s: progress.show("searching", s.share_done, 1, f"best on validation {s.best_rate:.3f}"),
+                    **pool, **chosen,
+                )  # fmt: skip
+                evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, **pool)
+        else:
+            result = api.perturb(
+                classifier, source, rule=rule, norm=norm, zeta=zeta, xi=xi, target=target, seed=seed,
+                watch=lambda s: progress.show("searching", s.share_done, 1, f"best on validation {s.best_rate:.3f}"),
+                **chosen,
+            )  # fmt: skip
+            evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target)
+    header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or "", "made_on": classifier.sha256}
+    objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
+    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", f"{result.image_gradients} image-gradients, {result.image_queries} image-queries")
+
+
+def evaluate(
+    perturbation: Annotated[str, typer.Argument(help="A .safetensors of ours, or a .npy from elsewhere: (c, h, w) or (h, w, c).")],
+    model: Model,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
+    target: Target = None,
+    scale: Annotated[float, typer.Option(help="What one pixel unit of the file is in [0, 1]: 0.5 for [-1, 1], 1/255 = 0.00392 for grey levels.")] = 1.0,
+    size: options.Size = None,
+) -> None:
+    """Judge any perturbation on any classifier and split, beside a control of the same size.
+
+    Example: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --size 96
+    """
+    from uapray import api
+
+    (images,) = _images(data, (split,), size, model)
+    v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
+    evaluation = api.evaluate(model, images, v, target=target)
+    _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
+
+
+def _images(data: str, splits: tuple[str, ...], size: int | None, model: str) -> list[Any]:
+    """Load splits at the size asked for, or else at the size that the classifier's card says."""
+    from uapray.data.dataset import open_data
+    from uapray.models.weights import load_classifier
+
+    square = None if size is None else (size, size)
+    if square is None and model.endswith(".safetensors"):
+        square = load_classifier(model).card.size
+    opened = open_data(data)
+    return [opened.images(split, square) for split in splits]
+
+
+def _parsed(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from uapray.errors import ConfigError
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign:
+            raise ConfigError(f"--set: expected NAME=VALUE, got {setting!r}")
+        parsed[name] = yaml.safe_load(value)
+    return parsed
+
+
+def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:
+    """Read an array and bring it to ``(c, h, w)``."""
+    import io
+
+    import numpy as np
+    import safetensors.numpy
+
+    from uapray.errors import ConfigError
+    from uapray.objects import read_uri
+
+    body = read_uri(uri)
+    try:
+        if uri.endswith(".npy"):
+            array = np.load(io.BytesIO(body), allow_pickle=False)
+        else:
+            array = safetensors.numpy.load(body)["perturbation"]
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{uri}: expected a .npy array or a .safetensors with a tensor 'perturbation': {error}") from None
+    array = np.squeeze(array)
+    array = array[None] if array.ndim == 2 else array
+    if array.shape != shape and array.ndim == 3 and (array.shape[2], *array.shape[:2]) == shape:
+        array = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _show(evaluation: "Evaluation", title: str, note: str = "") -> None:
+    from uapray.cli import tables
+
+    columns = ["", "fooling rate [95 %]", "ceiling", "targeted", "of non-targets", "accuracy", "towards"]
+    rows = []
+    for name, outcome in (("perturbation", evaluation.outcome), ("random control", evaluation.control)):
+        target = evaluation.target
+        rows.append(
+            [
+                name,
+                tables.interval(outcome.fooling.share, outcome.fooling.interval),
+                tables.percent(outcome.ceiling),
+                "–" if target is None else tables.percent(outcome.towards(target).share),
+                "–" if target is None else tables.percent(outcome.towards_non_target(target).share),
+                tables.percent(outcome.robust_accuracy),
+                evaluation.class_names[outcome.dominant],
+            ]
+        )
+    size = (
+        f"clean accuracy {tables.percent(evaluation.clean_accuracy)} on {evaluation.outcome.images} images; "
+        f"linf {255 * evaluation.linf:.2f} grey levels, l2 {evaluation.l2:.3f}, SSIM {evaluation.visibility.ssim:.3f}"
+    )
+    tables.show(title, columns, rows, f"{size}\n{note}" if note else size)

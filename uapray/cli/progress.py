@@ -1,0 +1,61 @@
+"""Progress: a live table on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_LINE_S = 10.0
+
+
+class Board(Protocol):
+    """Shows how far named things are."""
+
+    def show(self, name: str, done: float, total: float, note: str = "") -> None:
+        """Say how far one thing is; it is finished when ``done`` reaches ``total``."""
+        ...
+
+
+@contextmanager
+def board() -> Iterator[Board]:
+    """Provide a board on standard error: bars if that is a terminal, else a line every ten seconds."""
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield _Bars(progress)
+    else:
+        yield _Lines()
+
+
+class _Bars:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, Any] = {}
+
+    def show(self, name: str, done: float, total: float, note: str = "") -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note=note)
+        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def show(self, name: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if done >= total or now - self._last.get(name, -PLAIN_LINE_S) >= PLAIN_LINE_S:
+            self._last[name] = now
+            share = done / total if total else 1.0
+            print(f"{name}: {share:.0%} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201

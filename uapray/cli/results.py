@@ -1,0 +1,44 @@
+"""``uapray query`` and ``uapray report``: asking and looking."""
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from uapray.cli import options
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="A SELECT over trials, history, flows, images, classifiers, failures.")],
+    store: options.Store,
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="How rows are written.")
+    ] = "table",
+) -> None:
+    """Ask the results with SQL, in a folder or in S3; read-only.
+
+    Example: uapray query --store results/ "SELECT rule, target, avg(fooling_rate) FROM trials GROUP BY ALL"
+    """
+    from uapray import query as asking
+    from uapray.store.results import open_results
+
+    body = asking.format_table(asking.query(open_results(store), sql), form)
+    sys.stdout.buffer.write(body)
+    sys.stdout.flush()
+
+
+def report(
+    store: options.Store,
+    out: Annotated[str, typer.Option(help="The .html to write.")] = "report.html",
+    grid: Annotated[str | None, typer.Option(help="One grid only.", show_default=False)] = None,
+) -> None:
+    """Write one self-contained HTML page: the table, the pictures, the curves.
+
+    Example: uapray report --store results/ --out report.html
+    """
+    from uapray.objects import write_uri
+    from uapray.report.page import write_report
+    from uapray.store.results import open_results
+
+    write_uri(out, write_report(open_results(store), grid=grid).encode())
+    typer.echo(out)

@@ -1,0 +1,88 @@
+"""Running a plan under the eyes of a person or a job log."""
+
+import signal
+import threading
+from typing import Any
+
+from uapray.cli.progress import board
+from uapray.coordinator import Snapshot
+from uapray.experiment import InterruptedSearchError, Resources, Run, Summary, Watcher, run_plan, to_do
+from uapray.models.card import Classifier
+from uapray.models.training import EpochReport
+from uapray.on_ray.session import session
+from uapray.plan import Plan, TrialStep, Victim
+from uapray.store.results import Results
+from uapray.trial import Judgement
+
+
+def run_with_progress(plan: Plan, results: Results, resources: Resources, address: str | None) -> Summary:
+    """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
+    results.objects.check()
+    stop = threading.Event()
+    lock = threading.Lock()
+    finished: set[str] = {trial.trial_id for trial in plan.trials} - {trial.trial_id for trial in to_do(plan, results)}
+    total = len(plan.trials)
+    if len(finished) == total:
+        return Summary(0, total, 0)
+    with board() as progress, session(address), _stopping(stop):
+
+        def training(victim: Victim, report: EpochReport) -> None:
+            assert victim.train is not None
+            note = f"validation accuracy {report.balanced_accuracy:.3f}"
+            with lock:
+                progress.show(f"training {victim.name}", report.epoch + 1, victim.train.recipe.epochs, note)
+
+        def trained(victim: Victim, _classifier: Classifier) -> None:
+            assert victim.train is not None
+            epochs = victim.train.recipe.epochs
+            with lock:
+                progress.show(f"training {victim.name}", epochs, epochs, "done")
+
+        def searching(step: TrialStep, snapshot: Snapshot) -> None:
+            with lock:
+                progress.show(label(step), snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
+
+        def judged(step: TrialStep, judgement: Judgement) -> None:
+            with lock:
+                finished.add(step.trial_id)
+                if step.search.rule != "random":
+                    rate = judgement.outcome.fooling.share
+                    progress.show(label(step), 1, 1, f"{judgement.split}: fooling rate {rate:.3f}")
+                progress.show(f"grid {plan.grid.name}", len(finished), total, f"{len(finished)} of {total} trials")
+
+        def failed(step: str, message: str) -> None:
+            with lock:
+                progress.show(f"failed {step}", 1, 1, message[:120])
+
+        watcher = Watcher(training=training, trained=trained, searching=searching, judged=judged, failed=failed)
+        try:
+            return run_plan(Run(plan, results, resources, watcher, stop))
+        except InterruptedSearchError:
+            raise KeyboardInterrupt from None
+
+
+def label(step: TrialStep) -> str:
+    """Return a trial's name for people."""
+    target = f" to {step.threat.target}" if step.threat.target else ""
+    return f"{step.search.rule} on {step.victim.name}, {step.threat.norm} {step.threat.zeta:g}{target}, seed {step.seed}"
+
+
+class _stopping:  # noqa: N801 - used as a statement
+    """Turn Ctrl-C and SIGTERM into a request to stop; a second one stops at once."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: Any) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._stop.set()

@@ -1,0 +1,148 @@
+"""Frozen settings, checked once at the border."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uapray.errors import ConfigError
+
+Norm = Literal["l2", "linf"]
+RuleName = Literal["spgd", "sga", "random"]
+
+
+class Settings(BaseModel):
+    """A frozen value whose unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Budget(Settings):
+    """When a search stops: at whichever limit it meets first.
+
+    Attributes:
+        max_epochs: Passes over the source images that a start makes.
+        max_image_gradients: Image-gradients, all starts together.
+        max_image_queries: Forward passes of an image without gradient, all starts together.
+        max_seconds: Wall time; the one limit that makes a result depend on the machine.
+        stop_rate: Fooling rate (targeted: targeted success rate) on the validation part that is enough.
+    """
+
+    max_epochs: float = Field(4.0, gt=0)
+    max_image_gradients: int | None = Field(None, gt=0)
+    max_image_queries: int | None = Field(None, gt=0)
+    max_seconds: float | None = Field(None, gt=0)
+    stop_rate: float | None = Field(None, gt=0, le=1)
+
+
+class Search(Settings):
+    """How a rule looks for the perturbation.
+
+    Attributes:
+        rule: ``spgd``, ``sga``, or the control ``random``.
+        batch_size: Images that a replica differentiates at once. Part of a result's identity.
+        round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
+        step_size: First step as a share of xi; None: the rule's own default.
+        step_decay: What the step is multiplied with from one pass to the next.
+        inner_rounds: ``sga`` only: rounds that the inner point walks before the perturbation moves.
+        starts: Searches begun; the search has several basins.
+        screen_epochs: Passes each start makes before the best ``survivors`` go on.
+        survivors: Starts that go on after the screening.
+        validation_share: Share of the source images, by group, on which the best perturbation is chosen.
+        max_validation_images: Upper limit of that part.
+        measures_per_epoch: How often a pass the perturbation is judged on the validation part.
+        budget: When to stop.
+    """
+
+    rule: RuleName = "spgd"
+    batch_size: int = Field(16, gt=0)
+    round_size: int = Field(16, gt=0)
+    step_size: float | None = Field(None, gt=0)
+    step_decay: float = Field(0.6, gt=0, le=1)
+    inner_rounds: int = Field(10, gt=0)
+    starts: int = Field(4, gt=0)
+    screen_epochs: float = Field(0.5, gt=0)
+    survivors: int = Field(1, gt=0)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    max_validation_images: int = Field(512, gt=0)
+    measures_per_epoch: int = Field(2, gt=0)
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _rounds_are_whole_batches(self) -> Self:
+        if self.round_size % self.batch_size:
+            raise ValueError(
+                f"round_size: expected a multiple of batch_size {self.batch_size}, got {self.round_size}"
+            )
+        return self
+
+
+class Threat(Settings):
+    """What the perturbation may be and is to do.
+
+    Attributes:
+        norm: ``linf`` or ``l2``.
+        zeta: Radius as a share of the mean norm of the source images (0.04 is 4 %).
+        xi: Radius in pixel units instead of ``zeta``.
+        target: Class name to be reached; None: any other class (nontargeted).
+    """
+
+    norm: Norm = "linf"
+    zeta: float | None = Field(None, gt=0, le=1)
+    xi: float | None = Field(None, gt=0)
+    target: str | None = None
+
+    @model_validator(mode="after")
+    def _one_radius(self) -> Self:
+        if (self.zeta is None) == (self.xi is None):
+            raise ValueError("expected either zeta or xi, got both or neither")
+        return self
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
+    """Make a settings value out of plain data.
+
+    Args:
+        kind: The settings class.
+        values: Plain data, e.g. from YAML.
+        origin: Where it came from, for the error.
+
+    Raises:
+        ConfigError: One line for the first mistake; a misspelt key comes with the nearest valid name.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_sentence(error, kind)}") from None
+
+
+def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        names = sorted(_names(kind))
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        return f"unknown key '{place}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
+    message = first["msg"].removeprefix("Value error, ")
+    came = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return f"{place}: {message}{came}" if place else f"{message}{came}"
+
+
+def _names(kind: type[BaseModel]) -> set[str]:
+    """Return the keys of a settings class and of those inside it."""
+    found: set[str] = set()
+    for name, field in kind.model_fields.items():
+        found.add(name)
+        for inner in _settings_in(field.annotation):
+            found |= _names(inner)
+    return found
+
+
+def _settings_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _settings_in(part)]

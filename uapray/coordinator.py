@@ -1,0 +1,243 @@
+"""The search loop: a generator of snapshots. To stop, log, save and resume is the caller's affair."""
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uapray.attack.control import random_perturbation
+from uapray.attack.objective import Objective
+from uapray.attack.projection import extend, length
+from uapray.attack.rules import Rule, State
+from uapray.config import Budget, Search
+from uapray.pool import Deck, ReplicaPool
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything that fixes a search, but for where it runs.
+
+    Attributes:
+        p: Order of the norm.
+        xi: Radius in pixel units.
+        objective: What is to be raised.
+        shape: Of the perturbation, ``(c, h, w)``.
+        classes: How many classes there are.
+        source: The images that gradients are taken of.
+        validation: The images that the best perturbation is chosen on.
+        seed: Of the trial.
+    """
+
+    p: float
+    xi: float
+    objective: Objective
+    shape: tuple[int, int, int]
+    classes: int
+    source: Deck
+    validation: Deck
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One of the searches of a trial: where it begins, and where it aims while it is screened.
+
+    A universal perturbation of a classifier with few classes sends all images to one class, and which one is
+    decided early. So some starts of a nontargeted search aim at one class each until the screening is over.
+    """
+
+    index: int
+    state: State
+    aim: Objective
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row of the history: a perturbation judged on the validation part."""
+
+    start: int
+    round: int
+    epoch: float
+    images_used: int
+    image_gradients: int
+    image_queries: int
+    l2: float
+    linf: float
+    fooling_rate: float
+    targeted_success_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where a trial stands between two measurements.
+
+    Attributes:
+        starts: The searches still going on.
+        best: The best perturbation judged so far.
+        best_rate: Its rate on the validation part.
+        image_gradients: Spent so far, all starts together.
+        image_queries: Spent so far, all starts together.
+        measured: What the last leg brought, one row a start.
+        share_done: Of the passes allowed, in [0, 1].
+    """
+
+    starts: tuple[Start, ...]
+    best: Tensor
+    best_rate: float
+    image_gradients: int
+    image_queries: int
+    measured: tuple[Measurement, ...]
+    share_done: float
+
+
+def first_starts(task: Task, settings: Search, rule: Rule) -> tuple[Start, ...]:
+    """Return the searches a trial begins with.
+
+    Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
+    them already) first, at most half of the starts; the others aim nowhere. The first undirected start begins
+    at zero, the others at random points of the ball.
+    """
+    directed = 0 if task.objective.target is not None else min(task.classes, settings.starts // 2)
+    share = np.bincount(task.source.reference, minlength=task.classes)
+    order = np.argsort(share, kind="stable")
+    starts = []
+    for index in range(settings.starts):
+        aim = Objective(int(order[index])) if index < directed else task.objective
+        still = index <= directed
+        v = (
+            torch.zeros(task.shape)
+            if still
+            else random_perturbation(task.shape, p=task.p, xi=task.xi, seed=task.seed * 1000 + index)
+        )
+        starts.append(Start(index, rule.start(v), aim))
+    return tuple(starts)
+
+
+def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Iterator[Snapshot]:
+    """Look for the perturbation; yield where the search stands after each leg between two measurements.
+
+    The starts of one leg run at the same time and know nothing of each other; what they bring is judged in the
+    order of their index. So neither the number of replicas nor their speed can change a bit of the result.
+    """
+    budget = settings.budget
+    begun = time.monotonic()
+    size = min(settings.batch_size, len(task.source))
+    whole = len(task.source) // size
+    per_round = min(max(1, settings.round_size // size), whole)
+    rounds_an_epoch = whole // per_round
+    legs_an_epoch = min(settings.measures_per_epoch, rounds_an_epoch)
+    screening = max(1, round(settings.screen_epochs * legs_an_epoch))
+    legs = max(screening, math.ceil(budget.max_epochs * legs_an_epoch))
+
+    now = Snapshot(
+        starts=first_starts(task, settings, rule),
+        best=torch.zeros(task.shape),
+        best_rate=-1.0,
+        image_gradients=0,
+        image_queries=len(task.source) + len(task.validation),
+        measured=(),
+        share_done=0.0,
+    )
+    survivors = min(settings.survivors, settings.starts)
+    planned = screening * settings.starts + (legs - screening) * survivors
+    done = 0
+    for leg in range(legs):
+        until = min(
+            rounds_an_epoch * (leg + 1) // legs_an_epoch,
+            math.ceil(budget.max_epochs * rounds_an_epoch),
+            now.starts[0].rounds + _affordable(budget, now, len(now.starts) * per_round * size),
+        )
+        if until <= now.starts[0].rounds or not _can_judge(budget, now, len(task.validation)):
+            return
+        screened = leg < screening
+
+        def walk(start: Start, until: int = until, screened: bool = screened) -> Start:
+            aim = start.aim if screened else task.objective
+            state = start.state
+            for round_number in range(start.rounds, until):
+                epoch, within = divmod(round_number, rounds_an_epoch)
+                batches = task.source.shuffled(batch_size=size, seed=task.seed * 1000 + start.index, epoch=epoch)
+                update = pool.gradient(state.point, batches[within * per_round : (within + 1) * per_round], aim)
+                state = rule.step(state, update, round_number / rounds_an_epoch)
+            return replace(start, state=state, rounds=until)
+
+        with ThreadPoolExecutor(len(now.starts)) as threads:
+            walked = tuple(threads.map(walk, now.starts))
+        spent = sum(s.rounds - old.rounds for s, old in zip(walked, now.starts, strict=True)) * per_round * size
+        now = replace(now, starts=walked, image_gradients=now.image_gradients + spent)
+        done += len(walked)
+        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, images=until * per_round * size)
+        if leg + 1 == screening:
+            now = replace(now, starts=_keep(now, survivors))
+        now = replace(now, share_done=done / planned)
+        yield now
+        if budget.stop_rate is not None and now.best_rate >= budget.stop_rate:
+            return
+        if budget.max_seconds is not None and time.monotonic() - begun >= budget.max_seconds:
+            return
+
+
+def rate(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Objective) -> float:
+    """Return what the search maximises on the validation part: fooling rate, or targeted success rate."""
+    hit = predictions != clean if objective.target is None else predictions == objective.target
+    return float(np.mean(hit))
+
+
+def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images: int) -> Snapshot:
+    """Measure the surface point of each start on the validation part and keep the best of all so far."""
+    best, best_rate, rows = now.best, now.best_rate, []
+    queries = now.image_queries
+    for start in now.starts:
+        candidate = extend(start.state.v, p=task.p, xi=task.xi)
+        predictions = pool.predict(candidate, task.validation.in_turn())
+        queries += len(task.validation)
+        reached = rate(predictions, task.validation.reference, task.objective)
+        if reached > best_rate:
+            best, best_rate = candidate, reached
+        targeted = task.objective.target is not None
+        rows.append(
+            Measurement(
+                start=start.index,
+                round=start.rounds,
+                epoch=epoch,
+                images_used=min(images, len(task.source)),
+                image_gradients=now.image_gradients,
+                image_queries=queries,
+                l2=length(candidate, p=2),
+                linf=length(candidate, p=math.inf),
+                fooling_rate=rate(predictions, task.validation.reference, Objective()),
+                targeted_success_rate=reached if targeted else None,
+            )
+        )
+    return replace(now, best=best, best_rate=best_rate, image_queries=queries, measured=tuple(rows))
+
+
+def _keep(now: Snapshot, survivors: int) -> tuple[Start, ...]:
+    """Return the starts that did best in the leg just judged, in the order of their index."""
+
+    def merit(pair: tuple[Start, Measurement]) -> tuple[float, int]:
+        row = pair[1]
+        reached = row.fooling_rate if row.targeted_success_rate is None else row.targeted_success_rate
+        return (-reached, pair[0].index)
+
+    ranked = sorted(zip(now.starts, now.measured, strict=True), key=merit)
+    return tuple(sorted((start for start, _ in ranked[:survivors]), key=lambda start: start.index))
+
+
+def _affordable(budget: Budget, now: Snapshot, gradients_a_round: int) -> int:
+    """Return how many more rounds of all starts the budget of image-gradients allows."""
+    if budget.max_image_gradients is None:
+        return 2**62
+    return max(0, budget.max_image_gradients - now.image_gradients) // gradients_a_round
+
+
+def _can_judge(budget: Budget, now: Snapshot, images: int) -> bool:
+    queries = now.image_queries + len(now.starts) * images
+    return budget.max_image_queries is None or queries <= budget.max_image_queries

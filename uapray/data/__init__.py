@@ -1,0 +1,1 @@
+"""Image sets: by URI, made up (phantoms), imported from what people have, and fetched by name."""

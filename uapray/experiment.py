@@ -1,0 +1,362 @@
+"""Joins plan, replicas and store: what the command line and a job script call."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+
+from uapray import rows
+from uapray.coordinator import Snapshot
+from uapray.data.images import ImageSet, hold_out
+from uapray.errors import UaprayError, UserError
+from uapray.models.card import Card, Classifier, check_fits
+from uapray.models.scores import classifier_rows, score_classifier
+from uapray.models.training import EpochReport
+from uapray.models.weights import load_classifier, make_classifier, save_classifier
+from uapray.models.zoo import build
+from uapray.on_ray.pool import RayPool
+from uapray.on_ray.training import fit_on_ray
+from uapray.plan import Plan, Source, TrainStep, TrialStep, Victim
+from uapray.pool import LocalPool, ReplicaPool
+from uapray.replica import Replica
+from uapray.store.results import Results
+from uapray.trial import Arena, Judgement, class_index, find, judge
+
+
+class InterruptedSearchError(UaprayError):
+    """The run was asked to stop; what is finished stays, the rest is done next time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Where replicas and training workers run, and what each may take.
+
+    Attributes:
+        kind: ``ray``, or ``local`` for one replica in this process.
+        replicas: Replicas of one classifier; with Ray only.
+        workers: Training workers.
+        cpus: Cores of each, which are also its threads.
+        gpus: GPUs of each.
+        concurrency: Trials that share the replicas of a classifier at the same time.
+    """
+
+    kind: str = "ray"
+    replicas: int = 1
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    concurrency: int = 2
+
+    @property
+    def device(self) -> str:
+        """Device of the replicas."""
+        return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """What a run tells while it goes on; each is called from any thread, one at a time."""
+
+    training: Callable[[Victim, EpochReport], None] = lambda _victim, _report: None
+    trained: Callable[[Victim, Classifier], None] = lambda _victim, _classifier: None
+    searching: Callable[[TrialStep, Snapshot], None] = lambda _step, _snapshot: None
+    judged: Callable[[TrialStep, Judgement], None] = lambda _step, _judgement: None
+    failed: Callable[[str, str], None] = lambda _step, _message: None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        done: Trials finished by this run.
+        standing: Trials that stood before.
+        failed: Trials that failed for good.
+    """
+
+    done: int
+    standing: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a plan into a store."""
+
+    plan: Plan
+    results: Results
+    resources: Resources
+    watcher: Watcher = Watcher()
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def standing_rows(results: Results) -> set[str]:
+    """Return the keys of the judgements that stand in a store, whichever grid asked for them."""
+    return {key for _, key in results.keys("trials")}
+
+
+def to_do(plan: Plan, results: Results) -> list[TrialStep]:
+    """Return the trials of which a judgement is missing."""
+    standing = standing_rows(results)
+    return [trial for trial in plan.trials if not standing.issuperset(trial.row_keys())]
+
+
+def run_plan(run: Run) -> Summary:
+    """Do what is missing of a plan; to be called inside a Ray session unless the resources are local.
+
+    Every finished step is one write of its rows, so a run may be stopped or killed at any time and started
+    again: it goes on with what is missing. Failed trials are written to ``failures`` and the rest goes on.
+
+    Raises:
+        UserError: If the store, a data set or a classifier does not fit; nothing was written then.
+        InterruptedSearchError: If the run was asked to stop.
+    """
+    run.results.objects.check()
+    missing = {trial.trial_id for trial in to_do(run.plan, run.results)}
+    groups = [
+        (victim, source, [trial for trial in trials if trial.trial_id in missing])
+        for victim, source, trials in run.plan.groups()
+    ]
+    groups = [group for group in groups if group[2]]
+    initial = {victim.key: _prepare(victim, source, run.results) for victim, source, _ in groups}
+    failed = 0
+    for victim, source, trials in groups:
+        splits = sorted({"train"}.union(*(trial.splits for trial in trials)))
+        images = {split: source.images(split) for split in splits}
+        try:
+            classifier = _obtain(run, victim, source, images, initial[victim.key])
+        except (UserError, InterruptedSearchError):
+            raise
+        except UaprayError as error:
+            failed += len(trials)
+            _write_failure(run, victim.key, "train", error)
+            continue
+        check_fits(classifier, images["train"])
+        with open_pool(classifier, images, run.resources) as pool:
+            failed += _run_trials(run, Arena(pool, images), classifier, trials)
+    return Summary(len(missing) - failed, len(run.plan.trials) - len(missing), failed)
+
+
+@contextmanager
+def open_pool(classifier: Classifier, images: Mapping[str, ImageSet], resources: Resources) -> Iterator[ReplicaPool]:
+    """Provide replicas of a classifier that hold the image sets, and free them at the end."""
+    decks = {name: one.images for name, one in images.items()}
+    if resources.kind == "local":
+        yield LocalPool(Replica(classifier.module, decks, device=resources.device))
+        return
+    pool = RayPool(
+        classifier.module, decks, replicas=resources.replicas, cpus=resources.cpus, gpus=resources.gpus
+    )
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def train_classifier(
+    step: TrainStep,
+    images: Mapping[str, ImageSet],
+    initial: Classifier,
+    resources: Resources,
+    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+) -> Classifier:
+    """Train a classifier and measure it on its splits.
+
+    The epoch is chosen on a part of the train split, held out by group, or on the split ``val`` if there is
+    one; the other splits are measured once, at the end.
+    """
+    if "val" in images:
+        train, validation = images["train"], images["val"]
+    else:
+        train, validation = hold_out(images["train"], step.recipe.validation_share, step.seed)
+    fitted = fit_on_ray(
+        initial.module,
+        train,
+        validation,
+        step.recipe,
+        seed=step.seed,
+        workers=resources.workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        on_epoch=on_epoch,
+    )
+    initial.module.load_state_dict(fitted.state)
+    classifier = make_classifier(initial.module, initial.card)
+    metrics = {name: score_classifier(classifier, one).plain() for name, one in images.items()}
+    return Classifier(classifier.module, classifier.card.model_copy(update={"metrics": metrics}), classifier.sha256)
+
+
+def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
+    """Build the classifier that training begins with.
+
+    Raises:
+        ClassifierError: If the architecture is unknown, too large for the images, or the weights are another's.
+    """
+    module = build(
+        step.architecture,
+        classes=len(images.class_names),
+        channels=images.channels,
+        size=images.size,
+        initial_weights=step.initial_weights,
+        seed=step.seed,
+    )
+    card = Card(
+        architecture=step.architecture,
+        class_names=images.class_names,
+        channels=images.channels,
+        size=images.size,
+        initial_weights=step.initial_weights,
+        recipe=step.recipe.model_dump(mode="json"),
+        seed=step.seed,
+        data=step.source.name,
+        data_sha256=step.source.data.sha256,
+        mean=tuple(module.mean.flatten().tolist()),
+        std=tuple(module.std.flatten().tolist()),
+    )
+    return make_classifier(module, card)
+
+
+def _prepare(victim: Victim, source: Source, results: Results) -> Classifier | None:
+    """Find out before anything is written whether a classifier can be had; None: it is in the store."""
+    if victim.train is None:
+        assert victim.reference is not None
+        sample = source.images("train")
+        classifier = load_classifier(victim.reference, **_said_of(victim.reference, sample))
+        check_fits(classifier, sample)
+        return classifier
+    if results.objects.exists(_model_key(victim)):
+        return None
+    return initial_classifier(victim.train, source.images("train"))
+
+
+def _said_of(reference: str, images: ImageSet) -> dict[str, object]:
+    """Return what a classifier without a card is told about its images."""
+    if reference.endswith(".safetensors"):
+        return {}
+    return {"class_names": images.class_names, "channels": images.channels, "size": images.size}
+
+
+def _model_key(victim: Victim) -> str:
+    return f"models/{victim.key}.safetensors"
+
+
+def _obtain(
+    run: Run, victim: Victim, source: Source, images: Mapping[str, ImageSet], prepared: Classifier | None
+) -> Classifier:
+    """Return the classifier: given, out of the store, or trained now and stored."""
+    if victim.train is None:
+        assert prepared is not None
+        return prepared
+    uri = f"{run.results.objects.uri}/{_model_key(victim)}"
+    if prepared is None:
+        return load_classifier(uri)
+
+    def on_epoch(report: EpochReport) -> None:
+        if run.stop.is_set():
+            raise InterruptedSearchError("stopped while training")
+        run.watcher.training(victim, report)
+
+    splits = dict(images)
+    if "val" in source.data.splits():
+        splits["val"] = source.images("val")
+    classifier = train_classifier(victim.train, splits, prepared, run.resources, on_epoch)
+    for split, one in splits.items():
+        scores = score_classifier(classifier, one)
+        run.results.write_rows(
+            "classifiers", run.plan.grid.name, f"{victim.key}-{split}", classifier_rows(classifier, scores, split=split)
+        )
+    save_classifier(classifier, uri)
+    run.watcher.trained(victim, classifier)
+    return classifier
+
+
+def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep]) -> int:
+    """Run trials, some at a time; return how many failed."""
+    failed = 0
+    waiting = iter(trials)
+    with ThreadPoolExecutor(run.resources.concurrency) as threads:
+        under_way: dict[Future[None], TrialStep] = {}
+        try:
+            while True:
+                while len(under_way) < run.resources.concurrency and (step := next(waiting, None)):
+                    under_way[threads.submit(_run_trial, run, arena, classifier, step)] = step
+                if not under_way:
+                    return failed
+                for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    step = under_way.pop(ended)
+                    try:
+                        ended.result()
+                    except (UserError, InterruptedSearchError):
+                        raise
+                    except (UaprayError, RuntimeError, ValueError) as error:
+                        failed += 1
+                        _write_failure(run, step.trial_id, "trial", error)
+        except BaseException:
+            run.stop.set()
+            raise
+
+
+def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> None:
+    """Search, judge on every split that is missing, and write; the row of ``trials`` comes last."""
+    results, grid = run.results, run.plan.grid.name
+
+    def watch(snapshot: Snapshot) -> None:
+        if run.stop.is_set():
+            raise InterruptedSearchError("stopped while searching")
+        run.watcher.searching(step, snapshot)
+
+    if run.stop.is_set():
+        raise InterruptedSearchError("stopped before the search began")
+    if results.has_array(step.trial_id):
+        perturbation = torch.from_numpy(results.read_array(step.trial_id))
+        found, ran = rows.found_again(perturbation, results.read_array_metadata(step.trial_id))
+    else:
+        begun = time.monotonic()
+        found = find(arena, step.threat, step.search, seed=step.seed, watch=watch)
+        replicas = run.resources.replicas if run.resources.kind == "ray" else 1
+        ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
+        if found.history:
+            results.write_rows("history", grid, step.trial_id, rows.history_rows(step.trial_id, found))
+        results.write_array(step.trial_id, found.perturbation, rows.found_metadata(found, ran))
+
+    target = class_index(arena.images["train"].class_names, step.threat.target)
+    standing = standing_rows(results)
+    for split, key in zip(step.splits, step.row_keys(), strict=True):
+        if key in standing:
+            continue
+        images = arena.images[split]
+        judged = judge(arena, split, found.perturbation, target=target)
+        examples = list(rows.example_rows(step.trial_id, judged, images, found.perturbation, run.plan.grid.examples))
+        results.write_rows("flows", grid, key, rows.flow_rows(step.trial_id, judged))
+        results.write_rows("images", grid, key, rows.image_rows(step.trial_id, judged, images))
+        if examples:
+            results.write_rows("examples", grid, key, examples)
+        results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
+        run.watcher.judged(step, judged)
+
+
+def _write_failure(run: Run, key: str, kind: str, error: Exception) -> None:
+    """Keep why a step failed; the attempt counts the failures of that step before."""
+    grid = run.plan.grid.name
+    attempt = 1 + sum(name.startswith(f"{key}-") for _, name in run.results.keys("failures"))
+    run.results.write_rows(
+        "failures",
+        grid,
+        f"{key}-{attempt}",
+        [
+            {
+                "trial_id": key,
+                "step": kind,
+                "error": type(error).__name__,
+                "message": str(error).strip() or type(error).__name__,
+                "attempt": attempt,
+                "at": datetime.now(UTC),
+            }
+        ],
+    )
+    run.watcher.failed(key, str(error))

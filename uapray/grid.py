@@ -1,0 +1,150 @@
+"""The grid file: what results are wanted."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from uapray.config import Budget, Norm, RuleName, Search, Settings, parse
+from uapray.errors import ConfigError
+from uapray.models.recipe import RECIPES, Recipe, recipe_of
+
+NONTARGETED = "nontargeted"
+ALL_CLASSES = "all"
+
+
+class DataEntry(Settings):
+    """A data set.
+
+    Attributes:
+        uri: Path, glob, ``s3://…`` or ``phantom:…``; relative paths are relative to the grid file.
+        name: How results call it; None: after the file.
+        size: Height and width in pixels; None: as stored.
+    """
+
+    uri: str
+    name: str | None = None
+    size: int | None = Field(None, gt=0)
+
+
+class ClassifierEntry(Settings):
+    """A classifier: one that exists, or one to be trained.
+
+    Attributes:
+        weights: A ``.safetensors`` or ``.pt2`` file, or ``module:function``; taken as it is.
+        architecture: Trained on each data set of the grid, with the settings below.
+        initial_weights: ``random``, ``pretrained``, or a weights file.
+        recipe: Name of a recipe, or a mapping with ``base`` and what differs from it.
+        train_seeds: One classifier each.
+        name: How results call it.
+    """
+
+    weights: str | None = None
+    architecture: str | None = None
+    initial_weights: str = "pretrained"
+    recipe: Recipe = RECIPES["papers"]
+    train_seeds: tuple[int, ...] = (0,)
+    name: str | None = None
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return recipe_of(value) if isinstance(value, str | Mapping) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.weights is None) == (self.architecture is None):
+            raise ValueError("expected either weights or architecture, got both or neither")
+        return self
+
+
+class RuleEntry(Settings):
+    """An update rule with what differs from its defaults; keys as in ``Search``."""
+
+    rule: RuleName
+    settings: Search
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"rule": value}
+        if isinstance(value, Mapping) and "settings" not in value:
+            return {"rule": value.get("rule"), "settings": dict(value)}
+        return value
+
+
+class Grid(Settings):
+    """The cross product of everything below; ``random`` is added to the rules, since a rate alone says little.
+
+    Attributes:
+        name: Partition of the store that the rows go to.
+        data: Data sets.
+        classifiers: Classifiers.
+        norms: ``linf``, ``l2``.
+        zetas: Radii as shares of the mean norm of the source images.
+        targets: ``nontargeted``, class names, or ``all`` for each class in turn.
+        rules: Update rules.
+        seeds: Of the searches.
+        splits: On which the perturbations are judged.
+        budget: Of each search; a rule's own entry goes before it.
+        control: Whether the random control is added.
+        examples: Pictures a trial keeps in the store for the report; 0 for none.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    data: tuple[DataEntry, ...] = Field(min_length=1)
+    classifiers: tuple[ClassifierEntry, ...] = Field(min_length=1)
+    norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
+    zetas: tuple[float, ...] = Field((0.04,), min_length=1)
+    targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
+    rules: tuple[RuleEntry, ...] = Field(("spgd",), min_length=1, validate_default=True)  # type: ignore[assignment]
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    splits: tuple[str, ...] = Field(("test",), min_length=1)
+    budget: Budget = Budget()
+    control: bool = True
+    examples: int = Field(4, ge=0)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _null_is_nontargeted(cls, value: Any) -> Any:
+        return [NONTARGETED if one is None else one for one in value] if isinstance(value, list) else value
+
+    @field_validator("zetas")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for zeta in value:
+            if not 0 < zeta <= 1:
+                raise ValueError(f"expected shares in (0, 1], 0.04 for 4 %, got {zeta:g}")
+        return value
+
+    def searches(self) -> tuple[Search, ...]:
+        """Return the settings of every rule, the control last, each once."""
+        named = [self._with_budget(entry.settings) for entry in self.rules]
+        control = [Search(rule="random")] if self.control else []
+        return tuple(dict.fromkeys(named + control))
+
+    def _with_budget(self, search: Search) -> Search:
+        if search.rule == "random" or "budget" in search.model_fields_set:
+            return search
+        return search.model_copy(update={"budget": self.budget})
+
+
+def parse_grid(text: str | bytes, *, origin: str) -> Grid:
+    """Read a grid from YAML text.
+
+    Args:
+        text: YAML.
+        origin: File name, for the error.
+
+    Raises:
+        ConfigError: If it is not YAML or not a grid.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: expected a mapping with name, data and classifiers, got {type(values).__name__}")
+    return parse(Grid, values, origin=origin)

@@ -1,0 +1,134 @@
+"""What predictions before and after say: rates with intervals, ceilings, flows, and how visible it is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+CONFIDENCE = 0.95
+VISIBILITY_IMAGES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of images with its Wilson interval at 95 %.
+
+    Attributes:
+        hits: Images that count.
+        images: Images asked.
+    """
+
+    hits: int
+    images: int
+
+    @property
+    def share(self) -> float:
+        """The share itself; NaN of no images."""
+        return self.hits / self.images if self.images else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper limit (Wilson 1927); (0, 1) of no images."""
+        if not self.images:
+            return (0.0, 1.0)
+        limits = binomtest(self.hits, self.images).proportion_ci(CONFIDENCE, method="wilson")
+        return (float(limits.low), float(limits.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Predictions of the same images without and with the perturbation.
+
+    Attributes:
+        labels: True classes, int64 ``(n,)``.
+        clean: Classes predicted for the clean images, int64 ``(n,)``.
+        perturbed: Classes predicted for the perturbed images, clipped to valid pixels, int64 ``(n,)``.
+        classes: How many classes there are.
+    """
+
+    labels: NDArray[np.int64]
+    clean: NDArray[np.int64]
+    perturbed: NDArray[np.int64]
+    classes: int
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of clean images predicted as labelled."""
+        return float(np.mean(self.clean == self.labels))
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of perturbed images predicted as labelled."""
+        return float(np.mean(self.perturbed == self.labels))
+
+    @property
+    def fooling(self) -> Rate:
+        """R_f: images whose predicted class changed, against the clean prediction, not the label."""
+        return Rate(int(np.sum(self.clean != self.perturbed)), self.images)
+
+    @property
+    def dominant(self) -> int:
+        """The class that most perturbed images are predicted as; the lowest index of several."""
+        return int(np.bincount(self.perturbed, minlength=self.classes).argmax())
+
+    @property
+    def ceiling(self) -> float:
+        """The fooling rate that sending every image to the dominant class would reach.
+
+        Images that are predicted as that class already cannot be fooled that way. On two balanced classes it is
+        one half, however strong the perturbation.
+        """
+        return float(np.mean(self.clean != self.dominant))
+
+    def towards(self, target: int) -> Rate:
+        """R_s: images predicted as the target, those that were so from the start included."""
+        return Rate(int(np.sum(self.perturbed == target)), self.images)
+
+    def towards_non_target(self, target: int) -> Rate:
+        """R_s among the images not predicted as the target when clean."""
+        asked = self.clean != target
+        return Rate(int(np.sum(self.perturbed[asked] == target)), int(np.sum(asked)))
+
+    def flows(self) -> list[tuple[int, int, int, int]]:
+        """Return (label, clean prediction, perturbed prediction, images) of every way that was taken."""
+        ways, counts = np.unique(
+            np.stack([self.labels, self.clean, self.perturbed]), axis=1, return_counts=True
+        )
+        return [(int(a), int(b), int(c), int(n)) for (a, b, c), n in zip(ways.T, counts, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """How much the clipped images changed, the mean over images.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio, dB; None where nothing changed.
+        ssim: Structural similarity (Wang et al. 2004), in [-1, 1].
+    """
+
+    psnr: float | None
+    ssim: float
+
+
+def visibility(images: NDArray[np.uint8], v: torch.Tensor) -> Visibility:
+    """Compare images with their perturbed selves.
+
+    Args:
+        images: uint8 ``(n, h, w, c)``; the first 256 are taken.
+        v: Perturbation, float32 ``(c, h, w)``, pixel units.
+    """
+    clean = torch.from_numpy(images[:VISIBILITY_IMAGES].copy()).permute(0, 3, 1, 2).float() / 255
+    perturbed = (clean + v).clamp(0, 1)
+    if torch.equal(clean, perturbed):
+        return Visibility(None, 1.0)
+    psnr = peak_signal_noise_ratio(perturbed, clean, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
+    ssim = structural_similarity_index_measure(perturbed, clean, data_range=1.0)
+    return Visibility(float(psnr), float(torch.as_tensor(ssim).mean()))

@@ -1,0 +1,212 @@
+"""Architectures by name: the papers' seven, small ones for CPU, every timm name, torchvision's."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from uapray.errors import ClassifierError
+from uapray.models.initial import adopt
+from uapray.models.pixel import PixelModel
+
+PAPERS = (
+    "inception_v3",
+    "vgg16",
+    "vgg19",
+    "resnet50",
+    "inception_resnet_v2",
+    "densenet121",
+    "densenet169",
+)
+SMALL = {"small-cnn": (32, 64, 128, 128), "tiny-cnn": (16, 32, 64, 64)}
+TORCHVISION = "torchvision:"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SMALL_MEAN, _SMALL_STD = 0.5, 0.25
+
+
+def canonical(architecture: str) -> str:
+    """Return the one name of an architecture; the papers' spellings (``InceptionV3``) are understood.
+
+    Raises:
+        ClassifierError: If there is none of that name; the nearest valid ones are in the text.
+    """
+    if architecture in SMALL or architecture in _torchvision_names() or timm.is_model(architecture):
+        return architecture
+    folded = {_fold(name): name for name in (*PAPERS, *SMALL)}
+    if (found := folded.get(_fold(architecture))) is not None:
+        return found
+    near = difflib.get_close_matches(architecture.lower(), known_names(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"e.g. {', '.join((*PAPERS, *SMALL))}"
+    raise ClassifierError(f"unknown architecture '{architecture}'; {hint}")
+
+
+def known_names() -> list[str]:
+    """Return every name that `build` takes, ours and the papers' first."""
+    ours = [*SMALL, *PAPERS]
+    others = [name for name in timm.list_models() if name not in PAPERS]
+    return [*ours, *others, *_torchvision_names()]
+
+
+def build(
+    architecture: str,
+    *,
+    classes: int,
+    channels: int,
+    size: tuple[int, int],
+    initial_weights: str = "random",
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> PixelModel:
+    """Build a classifier of [0, 1] pixels, in evaluation mode.
+
+    Args:
+        architecture: See `canonical`.
+        classes: Number of logits.
+        channels: Of the images, 1 or 3.
+        size: ``(h, w)`` of the images.
+        initial_weights: ``random``; ``pretrained`` (timm's own loading); or the URI of a ``.safetensors`` or
+            ``.npz`` file: another classifier, or plain weights under timm's or torchvision's names. A last
+            layer for another number of classes starts at random.
+        seed: Of every random number used here; the global random state is left as it was.
+        mean: Of the normalisation inside, one a backbone channel; None: what the weights were made for.
+        std: As ``mean``.
+
+    Raises:
+        ClassifierError: Unknown architecture, images too small for it, weights of another one, or no
+            pretrained weights within reach.
+    """
+    name = canonical(architecture)
+    if classes < 2:
+        raise ClassifierError(f"{name}: expected at least 2 classes, got {classes}")
+    if channels not in (1, 3):
+        raise ClassifierError(f"{name}: expected images of 1 or 3 channels, got {channels}")
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would reseed the GPUs too.
+        torch.default_generator.manual_seed(seed)
+        backbone = _backbone(name, classes, channels, size, pretrained=initial_weights == "pretrained")
+    usual_mean, usual_std = _normalisation(name, backbone, channels)
+    model = PixelModel(backbone, mean or usual_mean, std or usual_std, channels, size)
+    if initial_weights not in ("random", "pretrained"):
+        adopt(model, name, initial_weights, keep_normalisation=mean is not None or std is not None)
+    model.eval()
+    _check_size(name, model, classes)
+    return model
+
+
+class SmallCNN(nn.Sequential):
+    """Blocks of 3x3 convolution, batch norm, ReLU and max-pool; then the mean and one linear layer."""
+
+    def __init__(self, widths: Sequence[int], channels: int, classes: int) -> None:
+        blocks = [
+            nn.Sequential(
+                nn.Conv2d(before, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            )
+            for before, width in zip((channels, *widths), widths, strict=False)
+        ]
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+
+
+def _backbone(
+    name: str, classes: int, channels: int, size: tuple[int, int], *, pretrained: bool
+) -> nn.Module:
+    if name in SMALL:
+        if pretrained:
+            raise ClassifierError(
+                f"{name}: nobody publishes pretrained weights of it; expected random or a file"
+            )
+        return SmallCNN(SMALL[name], channels, classes)
+    if name.startswith(TORCHVISION):
+        if pretrained:
+            raise ClassifierError(
+                f"{name}: torchvision publishes pickles only, which are never read; "
+                "use the timm name, or convert the file to .safetensors once"
+            )
+        return _torchvision_backbone(name.removeprefix(TORCHVISION), classes)
+    return _timm_backbone(name, classes, size, pretrained=pretrained)
+
+
+def _torchvision_backbone(name: str, classes: int) -> nn.Module:
+    builder = torchvision.models.get_model_builder(name)
+    options: dict[str, Any] = {"weights": None, "num_classes": classes}
+    # Models with auxiliary heads return tuples while they are trained.
+    if "init_weights" in inspect.signature(_model_class(name)).parameters:
+        options["init_weights"] = True
+    if "aux_logits" in inspect.signature(_model_class(name)).parameters:
+        options["aux_logits"] = False
+    module: nn.Module = builder(**options)
+    return module
+
+
+def _model_class(name: str) -> Any:
+    classes = {"inception_v3": torchvision.models.Inception3, "googlenet": torchvision.models.GoogLeNet}
+    return classes.get(name, nn.Module)
+
+
+def _timm_backbone(name: str, classes: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": classes}
+    usual = timm.get_pretrained_cfg(name)
+    if usual is not None and usual.fixed_input_size and usual.input_size[1:] != size:
+        options["img_size"] = size
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # timm, its hub client and 1,300 constructors raise what they like
+        said = str(error).partition("\n")[0] or type(error).__name__
+        if pretrained:
+            raise ClassifierError(
+                f"{name}: pretrained weights could not be loaded ({said});\n"
+                "without network give a local .safetensors file as initial weights, or 'random'"
+            ) from error
+        raise ClassifierError(
+            f"{name}: cannot be built for {size[0]}x{size[1]} px images ({said})"
+        ) from error
+    return _with_papers_head(module, classes) if name in ("vgg16", "vgg19") else module
+
+
+def _with_papers_head(vgg: Any, classes: int) -> nn.Module:
+    """Replace VGG's two layers of 4,096 by the mean over the picture (Hirano et al. 2021)."""
+    vgg.pre_logits = nn.Identity()
+    vgg.head = timm.layers.ClassifierHead(512, classes, pool_type="avg")
+    vgg.head_hidden_size = vgg.num_features
+    module: nn.Module = vgg
+    return module
+
+
+def _normalisation(name: str, backbone: nn.Module, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    if name in SMALL:
+        return (_SMALL_MEAN,) * channels, (_SMALL_STD,) * channels
+    usual: Any = getattr(backbone, "pretrained_cfg", {})
+    return usual.get("mean", _IMAGENET_MEAN), usual.get("std", _IMAGENET_STD)
+
+
+def _check_size(name: str, model: PixelModel, classes: int) -> None:
+    assert model.size is not None
+    height, width = model.size
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, model.channels, height, width))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        said = str(error).partition("\n")[0]
+        raise ClassifierError(
+            f"{name}: does not take images of {height}x{width} px ({said}); "
+            "use larger ones or another architecture, e.g. small-cnn"
+        ) from error
+    assert logits.shape == (1, classes), f"{name} returned {tuple(logits.shape)} for {classes} classes"
+
+
+@functools.cache
+def _torchvision_names() -> tuple[str, ...]:
+    return tuple(TORCHVISION + name for name in torchvision.models.list_models(torchvision.models))
+
+
+def _fold(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -1,0 +1,195 @@
+"""Replicas as Ray actors behind the protocol of every pool."""
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from torch import Tensor, nn
+
+from uapray.attack.objective import Objective
+from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.errors import ClusterError
+from uapray.on_ray.session import available_replicas
+from uapray.replica import Batch, Replica
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT_EACH = 2
+LARGE_BYTES = 100_000
+# The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+class RayPool:
+    """Replicas on a cluster. A replica that dies is replaced and its batches are dealt again.
+
+    Requests depend on their arguments alone and sums are taken in the order of the batches, so neither the
+    number of replicas nor the death of one changes a bit of any answer. Threads may share a pool.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        decks: Mapping[str, NDArray[np.uint8]],
+        *,
+        replicas: int,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        timeout_s: float = 600.0,
+        max_deaths: int = 100,
+    ) -> None:
+        """Start the replicas and wait until the models stand.
+
+        Args:
+            module: The classifier; sent to each replica once.
+            decks: Read-only uint8 images ``(n, h, w, c)`` by name; kept once a node, in the object store.
+            replicas: How many; a matter of speed alone.
+            cpus: Cores of one replica, which are also its threads.
+            gpus: GPUs of one replica; a fraction shares one.
+            timeout_s: A request that takes longer is given up, and its replica replaced.
+            max_deaths: Replicas that may die before the pool gives up.
+
+        Raises:
+            ClusterError: If the cluster cannot hold the replicas.
+        """
+        held = available_replicas(cpus=cpus, gpus=gpus)
+        if held < replicas:
+            raise ClusterError(
+                f"replicas: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU "
+                f"each, got {replicas}; ask for fewer or a larger cluster"
+            )
+        self._make = ray.remote(_Host).options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            runtime_env={"env_vars": {**ALLOCATOR, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
+        )
+        self._module = ray.put(module)
+        self._decks = {name: ray.put(images) for name, images in decks.items()}
+        self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
+        self._timeout_s = timeout_s
+        self._deaths_left = max_deaths
+        self._turn = threading.Condition()
+        self._load: dict[Any, int] = {}
+        for _ in range(replicas):
+            self._load[self._spawn()] = 0
+        try:
+            ray.get([replica.__ray_ready__.remote() for replica in self._load], timeout=timeout_s)
+        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            self.close()
+            raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
+
+    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+        """Return the gradients of all batches, added in the order of the batches."""
+        sent = _sendable(v)
+        answers = self._ask("gradient", [(sent, [batch], objective) for batch in batches])
+        return add_in_order(part for answer in answers for part in answer)
+
+    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+        """Return the predicted classes of all images, in the order of the batches."""
+        sent = None if v is None else _sendable(v)
+        answers = self._ask("predict", [(sent, [batch]) for batch in batches])
+        return np.concatenate([part for answer in answers for part in answer])
+
+    def replicas(self) -> list[Any]:
+        """Return the handles of the actors alive now."""
+        with self._turn:
+            return list(self._load)
+
+    def close(self) -> None:
+        """End the replicas and free their resources."""
+        with self._turn:
+            for replica in self._load:
+                ray.kill(replica)
+            self._load = {}
+
+    def _spawn(self) -> Any:
+        return self._make.remote(self._module, list(self._decks), *self._decks.values(), **self._settings)
+
+    def _ask(self, method: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send each request to the least busy replica and return the answers in the order of the requests."""
+        answers: list[Any] = [None] * len(requests)
+        waiting = deque(range(len(requests)))
+        under_way: dict[Any, tuple[int, Any]] = {}
+        while waiting or under_way:
+            while waiting and (replica := self._take(wait=not under_way)) is not None:
+                index = waiting.popleft()
+                under_way[replica.ask.remote(method, *requests[index])] = (index, replica)
+            ready, _ = ray.wait(list(under_way), num_returns=1, timeout=self._timeout_s)
+            for answer in ready or list(under_way)[:1]:
+                index, replica = under_way.pop(answer)
+                try:
+                    answers[index] = ray.get(answer, timeout=0 if not ready else None)
+                    self._give_back(replica)
+                except (RayActorError, GetTimeoutError) as error:
+                    waiting.appendleft(index)
+                    self._replace(replica, error)
+        return answers
+
+    def _take(self, *, wait: bool) -> Any:
+        """Return the least busy replica, or None when all are busy and we are not to wait."""
+        with self._turn:
+            while True:
+                replica = min(self._load, key=self._load.__getitem__, default=None)
+                if replica is not None and self._load[replica] < IN_FLIGHT_EACH:
+                    self._load[replica] += 1
+                    return replica
+                if replica is None:
+                    raise ClusterError("no replica is left; the cluster lost them faster than they could be replaced")
+                if not wait:
+                    return None
+                self._turn.wait()
+
+    def _give_back(self, replica: Any) -> None:
+        with self._turn:
+            if replica in self._load:
+                self._load[replica] -= 1
+            self._turn.notify_all()
+
+    def _replace(self, replica: Any, error: Exception) -> None:
+        """Put a new replica in the place of a dead one; once, however many of its requests were lost."""
+        with self._turn:
+            if replica not in self._load:
+                return
+            del self._load[replica]
+            self._deaths_left -= 1
+            if self._deaths_left < 0:
+                self._turn.notify_all()
+                raise ClusterError(f"too many replicas died; the last one: {_first_line(error)}") from error
+            log.warning("a replica was lost and is replaced: %s", _first_line(error))
+            with contextlib.suppress(Exception):
+                ray.kill(replica)
+            self._load[self._spawn()] = 0
+            self._turn.notify_all()
+
+
+class _Host:
+    """The actor: a replica whose images come as arguments of their own, which Ray opens without copying them."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str], *arrays: NDArray[np.uint8], **settings: Any) -> None:
+        self._replica = Replica(module, dict(zip(names, arrays, strict=True)), **settings)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._replica, method)(*arguments)
+
+
+def _sendable(v: Tensor) -> Any:
+    """Return what to pass: small arrays travel inside the call, large ones through the object store, once a node."""
+    array = v.numpy()
+    return ray.put(array) if array.nbytes > LARGE_BYTES else array
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines()
+    return lines[-1] if lines else type(cause).__name__

@@ -1,0 +1,261 @@
+"""From a grid to the steps that lead there."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from uapray import objects
+from uapray.config import Search, Threat
+from uapray.data.dataset import DataSet, open_data
+from uapray.data.images import ImageSet
+from uapray.errors import ConfigError
+from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid
+from uapray.models.recipe import Recipe
+from uapray.records import key_of
+from uapray.trial import class_index
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set at a size.
+
+    Attributes:
+        name: How results call it.
+        data: The opened file.
+        size: Height and width in pixels; None: as stored.
+    """
+
+    name: str
+    data: DataSet
+    size: tuple[int, int] | None
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the pixels: content and size."""
+        return key_of("data", {"sha256": self.data.sha256, "size": self.size})
+
+    def images(self, split: str) -> ImageSet:
+        """Decode a split."""
+        return self.data.images(split, self.size)
+
+    def count(self, split: str) -> int:
+        """Return how many images a split has, without decoding."""
+        return int((self.data.table["split"].to_numpy(zero_copy_only=False) == split).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainStep:
+    """A classifier to be trained."""
+
+    source: Source
+    architecture: str
+    initial_weights: str
+    recipe: Recipe
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the classifier that comes out."""
+        return key_of(
+            "train",
+            {
+                "data": self.source.key,
+                "architecture": self.architecture,
+                "initial_weights": _initial_key(self.initial_weights),
+                "recipe": self.recipe.model_dump(mode="json"),
+                "seed": self.seed,
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A classifier to be attacked: trained by a step of the plan, or there already."""
+
+    name: str
+    train: TrainStep | None
+    reference: str | None
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the classifier: of the step that trains it, or of its file's content."""
+        if self.train is not None:
+            return self.train.key
+        assert self.reference is not None
+        return key_of("file", {"content": _content(self.reference)})
+
+
+@dataclass(frozen=True, eq=False)
+class TrialStep:
+    """A perturbation to be made on a classifier and judged on splits.
+
+    Attributes:
+        victim: The classifier.
+        source: The data set; the perturbation is made on its train split.
+        threat: What the perturbation may be and is to do.
+        search: How to look for it.
+        seed: Of the search.
+        splits: On which it is judged.
+    """
+
+    victim: Victim
+    source: Source
+    threat: Threat
+    search: Search
+    seed: int
+    splits: tuple[str, ...]
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Key of the perturbation."""
+        return key_of(
+            "trial",
+            {
+                "classifier": self.victim.key,
+                "data": self.source.key,
+                "threat": self.threat.model_dump(mode="json"),
+                "search": _identity(self.search),
+                "seed": self.seed,
+            },
+        )
+
+    def row_keys(self) -> tuple[str, ...]:
+        """Return the keys of the rows, one a split; a row in the store is a judgement done."""
+        return tuple(f"{self.trial_id}-{split}" for split in self.splits)
+
+    def image_gradients(self) -> int:
+        """Estimate what the search will spend."""
+        search, budget = self.search, self.search.budget
+        if search.rule == "random":
+            return 0
+        images = self.source.count("train") * (1 - search.validation_share)
+        epochs = search.starts * search.screen_epochs
+        epochs += min(search.survivors, search.starts) * max(0.0, budget.max_epochs - search.screen_epochs)
+        return min(int(images * epochs), budget.max_image_gradients or 2**62)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All steps of a grid, in the order in which they are named."""
+
+    grid: Grid
+    victims: tuple[Victim, ...]
+    trials: tuple[TrialStep, ...]
+
+    def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
+        """Yield the trials that share a classifier and a data set."""
+        shared: dict[tuple[str, str], list[TrialStep]] = {}
+        for trial in self.trials:
+            shared.setdefault((trial.victim.key, trial.source.key), []).append(trial)
+        for trials in shared.values():
+            yield trials[0].victim, trials[0].source, tuple(trials)
+
+
+def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = open_data) -> Plan:
+    """Work out the steps that a grid asks for; nothing is written.
+
+    Args:
+        grid: What is wanted.
+        base: Folder that relative paths of the grid are relative to.
+        opened: How a data set is opened.
+
+    Raises:
+        ConfigError: If a target is not a class, or a split has no images.
+    """
+    sources = [_source(entry, base, opened) for entry in grid.data]
+    victims: dict[str, Victim] = {}
+    trials: dict[str, TrialStep] = {}
+    for source in sources:
+        _check_splits(source, ("train", *grid.splits))
+        targets = _targets(grid.targets, source)
+        for victim in _victims(grid.classifiers, source, base):
+            victims.setdefault(victim.key, victim)
+            for norm, zeta, target, search, seed in product(
+                grid.norms, grid.zetas, targets, grid.searches(), grid.seeds
+            ):
+                threat = Threat(norm=norm, zeta=zeta, target=target)
+                trial = TrialStep(victims[victim.key], source, threat, search, seed, grid.splits)
+                trials.setdefault(trial.trial_id, trial)
+    return Plan(grid, tuple(victims.values()), tuple(trials.values()))
+
+
+def resolve(uri: str, base: str) -> str:
+    """Return a URI of a grid file as seen from here: relative paths are relative to the grid file."""
+    if not base or os.path.isabs(uri) or ":" in uri.split("/")[0]:
+        return uri
+    return os.path.normpath(os.path.join(base, uri))
+
+
+def _source(entry: DataEntry, base: str, opened: Callable[[str], DataSet]) -> Source:
+    data = opened(resolve(entry.uri, base))
+    return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size))
+
+
+def _check_splits(source: Source, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        if split not in source.data.splits():
+            raise ConfigError(
+                f"{source.name}: expected a split '{split}', got {', '.join(source.data.splits())}"
+            )
+
+
+def _targets(names: tuple[str, ...], source: Source) -> list[str | None]:
+    targets: list[str | None] = []
+    for name in names:
+        if name == ALL_CLASSES:
+            targets.extend(source.data.class_names)
+        else:
+            targets.append(None if name == NONTARGETED else name)
+    for target in targets:
+        class_index(source.data.class_names, target)
+    return list(dict.fromkeys(targets))
+
+
+def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) -> Iterator[Victim]:
+    for entry in entries:
+        if entry.weights is not None:
+            yield Victim(entry.name or _stem(entry.weights), None, resolve_reference(entry.weights, base))
+            continue
+        assert entry.architecture is not None
+        initial = entry.initial_weights
+        initial = initial if initial in ("random", "pretrained") else resolve(initial, base)
+        for seed in entry.train_seeds:
+            step = TrainStep(source, entry.architecture, initial, entry.recipe, seed)
+            name = entry.name or f"{entry.architecture}-{_stem(initial)}"
+            yield Victim(name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None)
+
+
+def resolve_reference(reference: str, base: str) -> str:
+    """Return a classifier's reference as seen from here; ``module:function`` stays as it is."""
+    return reference if is_function(reference) else resolve(reference, base)
+
+
+def is_function(reference: str) -> bool:
+    """Return whether a reference names a function, ``module:function``, not a file."""
+    return ":" in reference and "/" not in reference and not reference.endswith((".safetensors", ".pt2"))
+
+
+def _stem(uri: str) -> str:
+    return os.path.splitext(os.path.basename(uri))[0] or uri
+
+
+def _initial_key(initial: str) -> str:
+    return initial if initial in ("random", "pretrained") else _content(initial)
+
+
+def _content(reference: str) -> str:
+    """Return what stands for a classifier's content: the hash of a file, the name of a function."""
+    return reference if is_function(reference) else key_of("bytes", {"hex": _sha256(objects.read_uri(reference))})
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _identity(search: Search) -> Mapping[str, Any]:
+    """Return the settings that decide a search's result; a control depends on its rule alone."""
+    return {"rule": search.rule} if search.rule == "random" else search.model_dump(mode="json")

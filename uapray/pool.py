@@ -1,0 +1,85 @@
+"""The one seam between mathematics and machines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uapray.attack.objective import Objective
+from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.replica import Batch, Replica
+
+PREDICTION_BATCH_SIZE = 64
+
+
+class ReplicaPool(Protocol):
+    """Replicas of one model: LocalPool in this process, RayPool on a cluster. Threads may share a pool."""
+
+    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+        """Return the gradients of all batches, added in the order of the batches."""
+        ...
+
+    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+        """Return the predicted classes of all images, in the order of the batches."""
+        ...
+
+
+class LocalPool:
+    """One replica in this process: the real thing without a cluster."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._one_at_a_time = Lock()
+
+    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+        """Return the gradients of all batches, added in the order of the batches."""
+        with self._one_at_a_time:
+            return add_in_order(self._replica.gradient(v.numpy(), batches, objective))
+
+    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+        """Return the predicted classes of all images, in the order of the batches."""
+        with self._one_at_a_time:
+            return np.concatenate(self._replica.predict(None if v is None else v.numpy(), batches))
+
+
+@dataclass(frozen=True, slots=True)
+class Deck:
+    """Some images of an array, with what the classifier says of them when clean.
+
+    Attributes:
+        name: Name of the array that the replicas hold.
+        rows: Rows of it, int64 ``(n,)``.
+        reference: Classes predicted for the clean images, int64 ``(n,)``.
+    """
+
+    name: str
+    rows: NDArray[np.int64]
+    reference: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def in_turn(self) -> list[Batch]:
+        """Return batches that visit the images once, in their order; the last may be smaller."""
+        return in_turn(self.name, self.rows)
+
+    def shuffled(self, *, batch_size: int, seed: int, epoch: int) -> list[Batch]:
+        """Return one pass over the images in random order, in batches of equal size.
+
+        The order follows from the seed and the epoch alone. Images that do not fill a last batch are left out
+        of this pass; fewer images than one batch make one smaller batch.
+        """
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        size = min(batch_size, len(order))
+        whole = len(order) - len(order) % size
+        return [Batch(self.name, self.rows[part], self.reference[part]) for part in order[:whole].reshape(-1, size)]
+
+
+def in_turn(name: str, rows: NDArray[np.int64]) -> list[Batch]:
+    """Return batches that visit rows of an array once, in their order, without reference."""
+    size = PREDICTION_BATCH_SIZE
+    return [Batch(name, rows[first : first + size]) for first in range(0, len(rows), size)]

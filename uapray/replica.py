@@ -1,0 +1,112 @@
+"""One copy of the model with the images, in one process. Knows no Ray."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from uapray.attack.objective import Objective
+from uapray.attack.partial import PartialUpdate
+from uapray.models.tuning import tune
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images that one replica takes at once. A batch is never split: its last bits depend on its company.
+
+    Attributes:
+        deck: Name of the image array.
+        indices: Rows of it, int64 ``(b,)``.
+        reference: Classes predicted for the clean images, int64 ``(b,)``; None where nobody asks.
+    """
+
+    deck: str
+    indices: NDArray[np.int64]
+    reference: NDArray[np.int64] | None = None
+
+
+class Replica:
+    """A model made fast for input gradients, and read-only uint8 images ``(n, h, w, c)`` by name.
+
+    Every answer depends on the arguments alone, so a request may be repeated, here or on another replica.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        decks: Mapping[str, NDArray[np.uint8]],
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self._device = torch.device(device)
+        self._threads = threads
+        self._decks = dict(decks)
+        with self._settled():
+            self._module = tune(module).to(self._device)
+
+    def gradient(self, v: NDArray[np.float32], batches: Sequence[Batch], objective: Objective) -> list[PartialUpdate]:
+        """Return for each batch the sum of its images' gradients of the gain with respect to ``v``.
+
+        Pixels are clipped to [0, 1] after adding ``v``; where that cuts, the gradient is zero.
+
+        Args:
+            v: Perturbation, float32 ``(c, h, w)``.
+            batches: Each becomes one partial update.
+            objective: What is to be raised.
+        """
+        with self._settled():
+            moved = self._perturbation(v)
+            return [self._gradient(moved, batch, objective) for batch in batches]
+
+    def predict(self, v: NDArray[np.float32] | None, batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
+        """Return for each batch the predicted classes of its images, perturbed by ``v`` and clipped to [0, 1]."""
+        with self._settled(), torch.inference_mode():
+            moved = None if v is None else self._perturbation(v)
+            return [self._logits(moved, batch).argmax(1).cpu().numpy() for batch in batches]
+
+    def _gradient(self, v: Tensor, batch: Batch, objective: Objective) -> PartialUpdate:
+        free = self._pixels(batch).add_(v)
+        clipped = free.clamp(0, 1)
+        inside = clipped.eq(free)
+        clipped.requires_grad_()
+        logits = self._module(clipped)
+        reference = torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)
+        gain = objective.gain(logits, reference.to(self._device)).sum()
+        (each,) = torch.autograd.grad(gain, clipped)
+        total = each.mul_(inside).sum(0, dtype=torch.float64).contiguous()
+        return PartialUpdate(total.cpu(), len(batch.indices))
+
+    def _logits(self, v: Tensor | None, batch: Batch) -> Tensor:
+        pixels = self._pixels(batch)
+        logits: Tensor = self._module(pixels if v is None else pixels.add_(v).clamp_(0, 1))
+        return logits
+
+    def _pixels(self, batch: Batch) -> Tensor:
+        """Return the batch in [0, 1], float32 ``(b, c, h, w)``, channels last in memory."""
+        grey = torch.from_numpy(self._decks[batch.deck][batch.indices]).to(self._device)
+        return grey.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+
+    def _perturbation(self, v: NDArray[np.float32]) -> Tensor:
+        batch = torch.tensor(v).to(self._device).unsqueeze(0)
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Fix what could change the last bits, and put it back: other code in this process may want it else."""
+        before: dict[str, Any] = {
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+        torch.set_num_threads(self._threads)
+        torch.use_deterministic_algorithms(mode=self._device.type == "cuda" or before["deterministic"])
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before["threads"])
+            torch.use_deterministic_algorithms(mode=before["deterministic"])

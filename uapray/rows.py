@@ -1,0 +1,195 @@
+"""What a trial writes: plain rows for the tables of the store."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from uapray import __version__
+from uapray.data.images import ImageSet
+from uapray.models.weights import Classifier
+from uapray.plan import TrialStep
+from uapray.trial import Found, Judgement, norms
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Where and how long a search ran; not part of its identity.
+
+    Attributes:
+        wall_s: Seconds of the search.
+        device: ``cpu`` or ``cuda``.
+        replicas: How many replicas served the trial's classifier.
+    """
+
+    wall_s: float
+    device: str
+    replicas: int
+
+
+def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Judgement, ran: Circumstances) -> Row:
+    """Return the row of table ``trials`` for one split."""
+    outcome = judged.outcome
+    low, high = outcome.fooling.interval
+    l2, linf = norms(found.perturbation)
+    towards: tuple[float | None, float | None] = (None, None)
+    if judged.target is not None:
+        non_target = outcome.towards_non_target(judged.target)
+        towards = (outcome.towards(judged.target).share, non_target.share if non_target.images else None)
+    return {
+        "trial_id": step.trial_id,
+        "data": step.source.name,
+        "data_sha256": step.source.data.sha256,
+        "classifier": step.victim.name,
+        "architecture": classifier.card.architecture,
+        "initial_weights": classifier.card.initial_weights,
+        "classifier_sha256": classifier.sha256,
+        "made_on": classifier.sha256,
+        "source": step.source.name,
+        "source_images": found.source_images,
+        "rule": step.search.rule,
+        "norm": step.threat.norm,
+        "zeta": step.threat.zeta,
+        "xi": found.xi,
+        "xi_grey": 255 * found.xi,
+        "target": step.threat.target,
+        "epsilon": found.epsilon,
+        "seed": step.seed,
+        "split": judged.split,
+        "images": outcome.images,
+        "clean_accuracy": outcome.clean_accuracy,
+        "robust_accuracy": outcome.robust_accuracy,
+        "fooling_rate": outcome.fooling.share,
+        "fooling_rate_low": low,
+        "fooling_rate_high": high,
+        "fooling_rate_ceiling": outcome.ceiling,
+        "targeted_success_rate": towards[0],
+        "targeted_success_rate_non_target": towards[1],
+        "dominant_label": classifier.card.class_names[outcome.dominant],
+        "l2": l2,
+        "linf": linf,
+        "psnr": judged.visibility.psnr,
+        "ssim": judged.visibility.ssim,
+        "image_gradients": found.image_gradients,
+        "image_queries": found.image_queries,
+        "wall_s": ran.wall_s,
+        "device": ran.device,
+        "replicas": ran.replicas,
+        "uapray_version": __version__,
+        "finished_at": datetime.now(UTC),
+    }
+
+
+def history_rows(trial_id: str, found: Found) -> list[Row]:
+    """Return the rows of table ``history``."""
+    return [{"trial_id": trial_id, **asdict(measured)} for measured in found.history]
+
+
+def flow_rows(trial_id: str, judged: Judgement) -> list[Row]:
+    """Return the rows of table ``flows``: who goes where."""
+    names = ("label", "clean_prediction", "perturbed_prediction", "images")
+    return [
+        {"trial_id": trial_id, "split": judged.split, **dict(zip(names, way, strict=True))}
+        for way in judged.outcome.flows()
+    ]
+
+
+def image_rows(trial_id: str, judged: Judgement, images: ImageSet) -> list[Row]:
+    """Return the rows of table ``images``: one an image."""
+    outcome = judged.outcome
+    each = zip(images.ids, outcome.labels, outcome.clean, outcome.perturbed, strict=True)
+    return [
+        {
+            "trial_id": trial_id,
+            "split": judged.split,
+            "id": name,
+            "label": int(label),
+            "clean_prediction": int(clean),
+            "perturbed_prediction": int(perturbed),
+        }
+        for name, label, clean, perturbed in each
+    ]
+
+
+def example_rows(
+    trial_id: str, judged: Judgement, images: ImageSet, perturbation: Tensor, count: int
+) -> Iterator[Row]:
+    """Yield rows of table ``examples``: some images before and after, fooled ones of each class first."""
+    outcome = judged.outcome
+    noise = _png(_stretched(perturbation))
+    for row in _telling(outcome.clean, outcome.perturbed, count):
+        clean = images.images[row]
+        moved = torch.from_numpy(clean.copy()).permute(2, 0, 1).float() / 255 + perturbation
+        yield {
+            "trial_id": trial_id,
+            "split": judged.split,
+            "id": images.ids[row],
+            "label": int(outcome.labels[row]),
+            "clean_prediction": int(outcome.clean[row]),
+            "perturbed_prediction": int(outcome.perturbed[row]),
+            "clean_png": _png(clean),
+            "perturbed_png": _png((moved.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()),
+            "perturbation_png": noise,
+            "class_names": list(images.class_names),
+        }
+
+
+def found_metadata(found: Found, ran: Circumstances) -> dict[str, str]:
+    """Return what is kept beside a perturbation, so that it can be judged again without a search."""
+    values = {
+        "xi": found.xi,
+        "epsilon": found.epsilon,
+        "image_gradients": found.image_gradients,
+        "image_queries": found.image_queries,
+        "source_images": found.source_images,
+        **asdict(ran),
+    }
+    return {name: "" if value is None else str(value) for name, value in values.items()}
+
+
+def found_again(perturbation: Tensor, kept: Mapping[str, str]) -> tuple[Found, Circumstances]:
+    """Return what ``found_metadata`` kept."""
+    found = Found(
+        perturbation=perturbation,
+        xi=float(kept["xi"]),
+        epsilon=float(kept["epsilon"]) if kept["epsilon"] else None,
+        history=(),
+        image_gradients=int(kept["image_gradients"]),
+        image_queries=int(kept["image_queries"]),
+        source_images=int(kept["source_images"]),
+    )
+    return found, Circumstances(float(kept["wall_s"]), kept["device"], int(kept["replicas"]))
+
+
+def _telling(clean: NDArray[np.int64], perturbed: NDArray[np.int64], count: int) -> list[int]:
+    """Return the images that show most: in turn from each clean class, fooled ones before the others."""
+    queues = []
+    for label in np.unique(clean):
+        of_class = np.flatnonzero(clean == label)
+        fooled = perturbed[of_class] != label
+        queues.append([*of_class[fooled], *of_class[~fooled]])
+    longest = max((len(queue) for queue in queues), default=0)
+    in_turn = [int(queue[place]) for place in range(min(longest, count)) for queue in queues if place < len(queue)]
+    return in_turn[:count]
+
+
+def _stretched(perturbation: Tensor) -> NDArray[np.uint8]:
+    """Return the perturbation as a picture: zero is mid-grey, the largest pixel black or white."""
+    peak = float(perturbation.abs().max()) or 1.0
+    grey = (perturbation / peak * 127.5 + 127.5).round().byte()
+    return grey.permute(1, 2, 0).numpy()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    body = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(body, "PNG")
+    return body.getvalue()

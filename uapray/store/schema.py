@@ -1,0 +1,173 @@
+"""The tables of results: each column's type, unit and meaning (`docs/results.md` says the same)."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+_TEXT = pa.string()
+_COUNT = pa.int64()
+_REAL = pa.float64()
+_TIME = pa.timestamp("us", tz="UTC")
+
+Column = tuple[str, pa.DataType, str, str]  # name (with "?": may be null), type, unit, meaning
+
+
+def _field(name: str, kind: pa.DataType, unit: str, meaning: str) -> pa.Field:
+    return pa.field(
+        name.removesuffix("?"),
+        kind,
+        nullable=name.endswith("?"),
+        metadata={b"unit": unit.encode(), b"meaning": meaning.encode()},
+    )
+
+
+def _schema(meaning: str, *columns: Column) -> pa.Schema:
+    about = {b"uapray_schema": SCHEMA_VERSION.encode(), b"meaning": meaning.encode()}
+    return pa.schema([_field(*column) for column in columns], metadata=about)
+
+
+GRID = _field("grid", _TEXT, "name", "grid the row belongs to; the folder `grid=…`, never inside a file")
+
+_TRIAL_ID: Column = ("trial_id", _TEXT, "key", "step key of the search; names the perturbation")
+_SPLIT: Column = ("split", _TEXT, "name", "split of the data set that was judged")
+_LABEL: Column = ("label", _COUNT, "class index", "true class")
+_CLEAN: Column = ("clean_prediction", _COUNT, "class index", "class predicted for the clean image")
+_PERTURBED: Column = (
+    "perturbed_prediction",
+    _COUNT,
+    "class index",
+    "class predicted for the perturbed image",
+)
+_L2: Column = ("l2", _REAL, "pixel", "Euclidean length of the perturbation")
+_LINF: Column = ("linf", _REAL, "pixel", "largest absolute value in the perturbation")
+_GRADIENTS: Column = ("image_gradients", _COUNT, "images", "gradients taken, each of one image")
+_QUERIES: Column = ("image_queries", _COUNT, "images", "predictions asked for, each of one image")
+
+TABLES: dict[str, pa.Schema] = {
+    "trials": _schema(
+        "One row a perturbation × classifier × split evaluated.",
+        _TRIAL_ID,
+        ("data", _TEXT, "name", "data set"),
+        ("data_sha256", _TEXT, "sha256", "content of the data set"),
+        ("classifier", _TEXT, "name", "classifier that was judged"),
+        ("architecture?", _TEXT, "name", "its architecture; null if unknown"),
+        ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
+        ("classifier_sha256", _TEXT, "sha256", "its weights"),
+        ("made_on?", _TEXT, "name", "classifier the perturbation was searched on; null if on none"),
+        ("source?", _TEXT, "name", "data set and split the perturbation was searched on; null if on none"),
+        ("source_images", _COUNT, "images", "images the search took gradients or predictions of"),
+        ("rule", _TEXT, "name", "update rule; `random` is the control"),
+        ("norm", _TEXT, "name", "norm that bounds the perturbation: `l2` or `linf`"),
+        (
+            "zeta?",
+            _REAL,
+            "share",
+            "radius as a share of the mean norm of the source images; null if xi was given",
+        ),
+        ("xi", _REAL, "pixel", "radius of the ball the perturbation lies in"),
+        ("xi_grey", _REAL, "grey level", "255 xi"),
+        ("target?", _TEXT, "class name", "class every image was to be taken for; null if nontargeted"),
+        ("epsilon?", _REAL, "pixel", "length of one step; null if the rule takes none"),
+        ("seed", _COUNT, "number", "seed of everything drawn at random"),
+        _SPLIT,
+        ("images", _COUNT, "images", "images judged"),
+        ("clean_accuracy", _REAL, "share", "clean images predicted as labelled"),
+        ("robust_accuracy", _REAL, "share", "perturbed images predicted as labelled"),
+        ("fooling_rate?", _REAL, "share", "images whose predicted class changed"),
+        ("fooling_rate_low?", _REAL, "share", "lower limit of its Wilson interval at 95 %"),
+        ("fooling_rate_high?", _REAL, "share", "upper limit of its Wilson interval at 95 %"),
+        ("fooling_rate_ceiling?", _REAL, "share", "rate if every image went to the dominant label"),
+        ("targeted_success_rate?", _REAL, "share", "images predicted as the target; null if nontargeted"),
+        (
+            "targeted_success_rate_non_target?",
+            _REAL,
+            "share",
+            "the same of images not predicted as the target when clean; null if nontargeted or none",
+        ),
+        ("dominant_label?", _TEXT, "class name", "class that most perturbed images are predicted as"),
+        _L2,
+        _LINF,
+        ("psnr?", _REAL, "dB", "peak signal-to-noise ratio, mean over images; null if nothing changed"),
+        ("ssim?", _REAL, "1", "structural similarity, mean over images"),
+        _GRADIENTS,
+        _QUERIES,
+        ("wall_s", _REAL, "s", "time the search took on the clock"),
+        ("device", _TEXT, "name", "device of the replicas"),
+        ("replicas", _COUNT, "processes", "replicas that served the search"),
+        ("uapray_version", _TEXT, "version", "uapray that wrote the row"),
+        ("finished_at", _TIME, "UTC", "when the step ended"),
+    ),
+    "history": _schema(
+        "How the search went: one row a measurement on the validation part.",
+        _TRIAL_ID,
+        ("round", _COUNT, "rounds", "changes of the perturbation so far"),
+        ("epoch", _COUNT, "epochs", "passes over the source images so far"),
+        ("images_used", _COUNT, "images", "images gone through so far, repeats counted"),
+        _GRADIENTS,
+        _QUERIES,
+        _L2,
+        _LINF,
+        ("fooling_rate?", _REAL, "share", "on the validation part of the source images"),
+        ("targeted_success_rate?", _REAL, "share", "on the same part; null if nontargeted"),
+    ),
+    "flows": _schema(
+        "Who goes where: one row a way from label over clean to perturbed prediction.",
+        _TRIAL_ID,
+        _SPLIT,
+        _LABEL,
+        _CLEAN,
+        _PERTURBED,
+        ("images", _COUNT, "images", "images that went this way"),
+    ),
+    "images": _schema(
+        "One row an image judged.",
+        _TRIAL_ID,
+        _SPLIT,
+        ("id", _TEXT, "name", "image, as in the data set"),
+        _LABEL,
+        _CLEAN,
+        _PERTURBED,
+    ),
+    "classifiers": _schema(
+        "One row a classifier × split × class.",
+        ("classifier_sha256", _TEXT, "sha256", "weights"),
+        ("architecture?", _TEXT, "name", "architecture; null if unknown"),
+        ("data_sha256?", _TEXT, "sha256", "content of the data set it was trained on; null if unknown"),
+        ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
+        ("recipe?", _TEXT, "JSON", "how it was trained; null if unknown"),
+        _SPLIT,
+        ("class_name?", _TEXT, "class name", "class the row is about; null: all classes together"),
+        ("images", _COUNT, "images", "clean images of that class"),
+        ("accuracy?", _REAL, "share", "clean images predicted as labelled"),
+        ("sensitivity?", _REAL, "share", "images of the class predicted as it"),
+        ("specificity?", _REAL, "share", "images of other classes not predicted as it"),
+        ("auc?", _REAL, "share", "area under the receiver operating characteristic, class against the rest"),
+    ),
+    "failures": _schema(
+        "One row an attempt at a step that failed.",
+        ("trial_id", _TEXT, "key", "step key of what failed"),
+        ("step", _TEXT, "name", "kind of step: train, perturb or evaluate"),
+        ("error", _TEXT, "name", "kind of error"),
+        ("message", _TEXT, "text", "what it said"),
+        ("attempt", _COUNT, "number", "which attempt, from 1"),
+        ("at", _TIME, "UTC", "when"),
+    ),
+    "examples": _schema(
+        "A few images to look at.",
+        _TRIAL_ID,
+        _SPLIT,
+        ("id", _TEXT, "name", "image, as in the data set"),
+        _LABEL,
+        _CLEAN,
+        _PERTURBED,
+        ("clean_png", pa.binary(), "PNG", "clean image"),
+        ("perturbed_png", pa.binary(), "PNG", "perturbed image, clipped to valid pixels"),
+        ("perturbation_png", pa.binary(), "PNG", "perturbation, stretched to the full range of grey"),
+        ("class_names", pa.list_(_TEXT), "class names", "name of each class index"),
+    ),
+}
+
+
+def with_grid(schema: pa.Schema) -> pa.Schema:
+    """Return the schema that readers see: the partition's column after the first one."""
+    return schema.insert(1, GRID)

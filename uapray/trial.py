@@ -1,0 +1,202 @@
+"""One step of a plan: a search or a judgement, on whatever pool of replicas it is given."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uapray.attack.control import random_perturbation
+from uapray.attack.objective import Objective
+from uapray.attack.projection import length, mean_norm, order
+from uapray.attack.rules import Rule, sga, spgd
+from uapray.config import Search, Threat
+from uapray.coordinator import Measurement, Snapshot, Task, search
+from uapray.data.images import ImageSet, held_out
+from uapray.errors import ConfigError, TrialError
+from uapray.measures import Outcome, Visibility, visibility
+from uapray.pool import Deck, ReplicaPool, in_turn
+
+STEP_SIZES = {("spgd", "linf"): 0.8, ("spgd", "l2"): 0.4, ("sga", "linf"): 0.4, ("sga", "l2"): 0.4}
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """A classifier on replicas, with the image arrays that they hold.
+
+    Attributes:
+        pool: Replicas of the classifier.
+        images: The image sets by the name the replicas know them under, which is their split.
+    """
+
+    pool: ReplicaPool
+    images: Mapping[str, ImageSet]
+    _clean: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def clean(self, split: str) -> NDArray[np.int64]:
+        """Return the classes predicted for the clean images; the replicas are asked once."""
+        with self._lock:
+            if split not in self._clean:
+                rows = np.arange(len(self.images[split]))
+                self._clean[split] = self.pool.predict(None, in_turn(split, rows))
+            return self._clean[split]
+
+    def deck(self, split: str, rows: NDArray[np.int64]) -> Deck:
+        """Return some images of a split with their clean predictions."""
+        return Deck(split, rows, self.clean(split)[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        perturbation: float32 ``(c, h, w)``, pixel units.
+        xi: Radius it was searched in, pixel units.
+        epsilon: Length of the first step, pixel units; None for a random draw.
+        history: The measurements on the validation part, in order.
+        image_gradients: Spent, all starts together.
+        image_queries: Spent, all starts together.
+        source_images: Images that gradients were taken of.
+    """
+
+    perturbation: Tensor
+    xi: float
+    epsilon: float | None
+    history: tuple[Measurement, ...]
+    image_gradients: int
+    image_queries: int
+    source_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A perturbation judged on one split.
+
+    Attributes:
+        split: Name of the split.
+        outcome: Predictions before and after.
+        visibility: How much the images changed.
+        target: Index of the class that was to be reached; None: nontargeted.
+    """
+
+    split: str
+    outcome: Outcome
+    visibility: Visibility
+    target: int | None
+
+
+def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
+    """Return the index of a target class; None stays None.
+
+    Raises:
+        ConfigError: If there is no such class.
+    """
+    if name is None:
+        return None
+    if name not in class_names:
+        raise ConfigError(f"target: expected one of {', '.join(class_names)}, got {name!r}")
+    return class_names.index(name)
+
+
+def radius(images: ImageSet, threat: Threat) -> float:
+    """Return xi: as given, or zeta times the mean norm of the images (Hirano et al. 2021, but whole images)."""
+    if threat.xi is not None:
+        return threat.xi
+    if threat.zeta is None:
+        raise ConfigError("expected zeta or xi, got neither")
+    return threat.zeta * mean_norm(torch.from_numpy(images.images.copy()), p=order(threat.norm))
+
+
+def rule_of(settings: Search, threat: Threat, xi: float) -> tuple[Rule, float]:
+    """Return the update rule and the length of its first step in pixel units."""
+    p = order(threat.norm)
+    step_size = settings.step_size or STEP_SIZES[settings.rule, threat.norm]
+    if settings.rule == "sga":
+        rule = sga(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay, inner_rounds=settings.inner_rounds)
+    else:
+        rule = spgd(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay)
+    return rule, step_size * xi
+
+
+def find(
+    arena: Arena,
+    threat: Threat,
+    settings: Search,
+    *,
+    seed: int,
+    source: str = "train",
+    watch: Callable[[Snapshot], None] = lambda _: None,
+) -> Found:
+    """Search for a perturbation, or draw the control.
+
+    Args:
+        arena: Where the classifier and the source images are.
+        threat: What the perturbation may be and is to do.
+        settings: How to look for it.
+        seed: Equal seeds give equal bits.
+        source: Split that the perturbation is made on.
+        watch: Called with each snapshot; it may raise to end the search.
+
+    Raises:
+        TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
+    """
+    images = arena.images[source]
+    p, xi = order(threat.norm), radius(images, threat)
+    height, width = images.size
+    shape = (images.channels, height, width)
+    if settings.rule == "random":
+        return Found(random_perturbation(shape, p=p, xi=xi, seed=seed), xi, None, (), 0, 0, 0)
+
+    rule, epsilon = rule_of(settings, threat, xi)
+    share = min(settings.validation_share, settings.max_validation_images / len(images))
+    held = held_out(images.labels, images.groups, share, seed)
+    task = Task(
+        p=p,
+        xi=xi,
+        objective=Objective(class_index(images.class_names, threat.target)),
+        shape=shape,
+        classes=len(images.class_names),
+        source=arena.deck(source, np.flatnonzero(~held)),
+        validation=arena.deck(source, np.flatnonzero(held)),
+        seed=seed,
+    )
+    history: list[Measurement] = []
+    latest: Snapshot | None = None
+    for latest in search(arena.pool, rule, task, settings):
+        history.extend(latest.measured)
+        watch(latest)
+    if latest is None:
+        raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
+    if not torch.isfinite(latest.best).all() or not latest.best.any():
+        raise TrialError("the gradients were zero or not finite, so there is no perturbation; does the classifier saturate?")
+    return Found(
+        perturbation=latest.best,
+        xi=xi,
+        epsilon=epsilon,
+        history=tuple(history),
+        image_gradients=latest.image_gradients,
+        image_queries=latest.image_queries,
+        source_images=int(np.sum(~held)),
+    )
+
+
+def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None) -> Judgement:
+    """Measure a perturbation on a split, after clipping to valid pixels."""
+    images = arena.images[split]
+    outcome = Outcome(
+        labels=images.labels,
+        clean=arena.clean(split),
+        perturbed=arena.pool.predict(perturbation, in_turn(split, np.arange(len(images)))),
+        classes=len(images.class_names),
+    )
+    return Judgement(split, outcome, visibility(images.images, perturbation), target)
+
+
+def norms(perturbation: Tensor) -> tuple[float, float]:
+    """Return the l2 and linf norm of a perturbation, pixel units."""
+    return length(perturbation, p=order("l2")), length(perturbation, p=order("linf"))
