@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,7 +117,8 @@ def run_plan(run: Run) -> Summary:
         InterruptedSearchError: If the run was asked to stop.
     """
     run.results.objects.check()
-    missing = {trial.trial_id for trial in to_do(run.plan, run.results)}
+    standing = standing_rows(run.results)
+    missing = {trial.trial_id for trial in run.plan.trials if not standing.issuperset(trial.row_keys())}
     groups = [
         (victim, source, [trial for trial in trials if trial.trial_id in missing])
         for victim, source, trials in run.plan.groups()
@@ -138,7 +139,7 @@ def run_plan(run: Run) -> Summary:
             continue
         check_fits(classifier, images["train"])
         with open_pool(classifier, images, run.resources) as pool:
-            failed += _run_trials(run, Arena(pool, images), classifier, trials)
+            failed += _run_trials(run, Arena(pool, images), classifier, trials, standing)
     return Summary(len(missing) - failed, len(run.plan.trials) - len(missing), failed)
 
 
@@ -275,7 +276,9 @@ def _obtain(
     return classifier
 
 
-def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep]) -> int:
+def _run_trials(
+    run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep], standing: Set[str]
+) -> int:
     """Run trials, some at a time; return how many failed."""
     failed = 0
     waiting = iter(trials)
@@ -284,7 +287,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
         try:
             while True:
                 while len(under_way) < run.resources.concurrency and (step := next(waiting, None)):
-                    under_way[threads.submit(_run_trial, run, arena, classifier, step)] = step
+                    under_way[threads.submit(_run_trial, run, arena, classifier, step, standing)] = step
                 if not under_way:
                     return failed
                 for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -293,7 +296,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
                         ended.result()
                     except (UserError, InterruptedSearchError):
                         raise
-                    except (UaprayError, RuntimeError, ValueError) as error:
+                    except Exception as error:  # noqa: BLE001 - one trial's failure is a row, not the run's end
                         failed += 1
                         _write_failure(run, step.trial_id, "trial", error)
         except BaseException:
@@ -301,7 +304,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
             raise
 
 
-def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> None:
+def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[str]) -> None:
     """Search, judge on every split that is missing, and write; the row of ``trials`` comes last."""
     results, grid = run.results, run.plan.grid.name
 
@@ -325,7 +328,6 @@ def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) 
         results.write_array(step.trial_id, found.perturbation, rows.found_metadata(found, ran))
 
     target = class_index(arena.images["train"].class_names, step.threat.target)
-    standing = standing_rows(results)
     for split, key in zip(step.splits, step.row_keys(), strict=True):
         if key in standing:
             continue

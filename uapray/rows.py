@@ -39,6 +39,7 @@ class Circumstances:
 def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Judgement, ran: Circumstances) -> Row:
     """Return the row of table ``trials`` for one split."""
     outcome = judged.outcome
+    control = step.search.rule == "random"
     low, high = outcome.fooling.interval
     l2, linf = norms(found.perturbation)
     towards: tuple[float | None, float | None] = (None, None)
@@ -53,8 +54,8 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "architecture": classifier.card.architecture,
         "initial_weights": classifier.card.initial_weights,
         "classifier_sha256": classifier.sha256,
-        "made_on": classifier.sha256,
-        "source": step.source.name,
+        "made_on": None if control else step.victim.name,
+        "source": None if control else f"{step.source.name}/train",
         "source_images": found.source_images,
         "rule": step.search.rule,
         "norm": step.threat.norm,

@@ -105,19 +105,24 @@ def test_half_of_the_credentials(on_moto: S3Server, monkeypatch: pytest.MonkeyPa
 
 
 def test_settings_that_boto3_cannot_use(on_moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert "expected a bucket" in refusal("check", open_objects("s3://no such/bucket"))
     with monkeypatch.context() as patch:
         patch.setenv("AWS_PROFILE", "nobody")
         assert "nobody" in refusal("check", open_objects("s3://bucket"))
     with monkeypatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "not a url")
+        patch.setenv("AWS_ENDPOINT_URL", f"me:{SECRET}@not a url")
         assert "AWS_ENDPOINT_URL" in refusal("check", open_objects("s3://bucket"))
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "no region")
+        assert "no region" in refusal("check", open_objects("s3://bucket"))
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SESSION_TOKEN", f"{SECRET}\n")  # boto3 quotes a header that it cannot send
         assert "line breaks" in refusal("check", open_objects("s3://bucket"))
 
 
 def test_a_password_in_the_endpoint_is_not_told(on_moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{SECRET[:5]}hidden@127.0.0.1:{free_ports(1)[0]}")
     assert "hidden" not in refusal("check", open_objects("s3://bucket"))
 
@@ -249,6 +254,30 @@ def test_a_server_without_room(on_moto: S3Server, monkeypatch: pytest.MonkeyPatc
         text = refusal("check", open_objects("s3://bucket"))
     assert "InternalError: no writable volumes" in text
     assert "room" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, "<!doctype html><html><p>Console<br></html>", "is an S3 server"),
+        (200, "<ListBucketResult><Name>cut", "is an S3 server"),
+        (404, "<!doctype html><html><p>Console<br></html>", "is an S3 server"),
+        (403, "", "refused"),
+    ],
+)
+def test_a_server_that_is_no_s3(
+    on_moto: S3Server, monkeypatch: pytest.MonkeyPatch, status: int, body: str, said: str
+) -> None:
+    def page(handler: http.server.BaseHTTPRequestHandler, _: int) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+
+    with http_server(page) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        assert said in refusal("check", open_objects("s3://bucket"))
 
 
 @pytest.mark.parametrize("cuts", [2, 3])

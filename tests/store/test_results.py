@@ -57,6 +57,12 @@ def rows_of(schema: pa.Schema) -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(st.fixed_dictionaries(cells), max_size=4)
 
 
+def measurement(**values: object) -> dict[str, object]:
+    """Return a row of `history` with a value only where there must be one."""
+    needed = [field for field in TABLES["history"] if not field.nullable]
+    return {field.name: "t" if field.type == pa.string() else 0 for field in needed} | values
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     return open_results(str(tmp_path / "store"))
@@ -90,6 +96,7 @@ def test_perturbations_come_back(
     came = results.read_array("trial")
     assert came.dtype == np.float32
     assert came.tobytes() == array.tobytes()
+    assert results.read_array_metadata("trial") == metadata
     path = Path(results.objects.uri, "perturbations", "trial.safetensors")
     with safetensors.safe_open(path, framework="np") as file:
         assert (file.metadata() or {}) == metadata
@@ -118,8 +125,9 @@ def test_arrays_that_are_no_perturbation(results: Results) -> None:
         results.read_array("trial")
     results.objects.write("perturbations/trial.safetensors", b"nonsense")
     assert results.has_array("trial")
-    with pytest.raises(StoreError, match=r"trial\.safetensors: damaged"):
-        results.read_array("trial")
+    for read in (results.read_array, results.read_array_metadata):
+        with pytest.raises(StoreError, match=r"trial\.safetensors: damaged"):
+            read("trial")
 
 
 def test_on_every_store(place: str) -> None:
@@ -148,15 +156,7 @@ def test_a_step_written_twice_is_there_once(results: Results) -> None:
 
 
 def test_columns_that_may_be_null_can_be_left_out(results: Results) -> None:
-    step = {
-        "trial_id": "t",
-        "round": 1,
-        "epoch": 0,
-        "images_used": 16,
-        "image_gradients": 16,
-        "image_queries": 0,
-    }
-    results.write_rows("history", "g", "key", [{**step, "l2": 1, "linf": np.float32(0.5)}])
+    results.write_rows("history", "g", "key", [measurement(l2=1, linf=np.float32(0.5))])
     row = results.rows("history").to_pylist()[0]
     assert row["fooling_rate"] is None
     assert (row["l2"], row["linf"]) == (1.0, 0.5)
@@ -255,15 +255,7 @@ def test_a_column_is_read_alone(results: Results) -> None:
 
 
 def test_not_a_number_comes_back(results: Results) -> None:
-    numbers = {
-        "trial_id": "t",
-        "round": 0,
-        "epoch": 0,
-        "images_used": 0,
-        "image_gradients": 0,
-        "image_queries": 0,
-    }
-    results.write_rows("history", "g", "key", [{**numbers, "l2": math.nan, "linf": math.inf}])
+    results.write_rows("history", "g", "key", [measurement(l2=math.nan, linf=math.inf)])
     row = results.rows("history").to_pylist()[0]
     assert math.isnan(row["l2"])
     assert row["linf"] == math.inf

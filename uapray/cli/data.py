@@ -77,7 +77,8 @@ def _show(uri: str, expected: int | None = None) -> None:
     from collections import Counter
 
     from uapray.cli import tables
-    from uapray.data.dataset import open_data, overview, shared_groups
+    from uapray.data.dataset import open_data, shared_groups
+    from uapray.data.overview import overview
 
     data = open_data(uri)
     assert expected is None or expected == data.table.num_rows

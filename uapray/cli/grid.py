@@ -67,7 +67,7 @@ def run(
     summary = run_with_progress(planned, results, resources, address)
     typer.echo(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
     if summary.failed:
-        typer.echo(f"why: uapray query --store {store} 'SELECT * FROM failures ORDER BY at DESC'", err=True)
+        typer.echo(f"why: uapray query --store {store} 'SELECT * FROM failures'", err=True)
         raise typer.Exit(1)
 
 
@@ -91,7 +91,7 @@ def status(
     ).to_pylist()
     failed = query(
         results,
-        "SELECT grid, step, trial_id, error, message, attempt FROM failures WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY at DESC LIMIT 20",
+        "SELECT grid, step, trial_id, error, message, attempt FROM failures WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY \"at\" DESC LIMIT 20",
     ).to_pylist()
     rows = [[str(one["grid"]), str(one["trials"]), str(one["rows"]), f"{one['latest']:%Y-%m-%d %H:%M} UTC"] for one in done]
     tables.show(f"{store}: done", ["grid", "trials", "rows", "latest"], rows)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -18,12 +19,13 @@ def interval(share: float, limits: tuple[float, float]) -> str:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """Print a table on standard output, with a line under it."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(header_style="bold")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right")
     for row in rows:
         table.add_row(*row)
     console = Console(width=None if Console().is_terminal else 130)
+    console.print(f"[bold]{escape(title)}[/bold]")
     console.print(table)
     if note:
         console.print(note, style="dim")

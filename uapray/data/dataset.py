@@ -115,14 +115,14 @@ class DataSet:
         """Return uint8 ``(n, h, w, c)``, decoded by a few threads into one array."""
         encoded = self.table["image"]
         if size is None:
-            width, height = decode(encoded[rows[0]].as_py(), ids[0]).size
+            width, height = decode(encoded[int(rows[0])].as_py(), ids[0]).size
         else:
             height, width = size
         pixels = np.empty((len(rows), height, width, len(mode)), np.uint8)
 
         def fill(places: range) -> None:
             for place in places:
-                picture = decode(encoded[rows[place]].as_py(), ids[place]).convert(mode)
+                picture = decode(encoded[int(rows[place])].as_py(), ids[place]).convert(mode)
                 if picture.size != (width, height):
                     if size is None:
                         raise DataError(_sizes_differ(ids[0], (width, height), ids[place], picture.size))

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from uapray.errors import DataError
 
+_TIE_WEIGHT = 0.1
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ImageSet:
@@ -115,14 +117,17 @@ def held_out(
 def _group_counts(
     labels: NDArray[np.int64], groups: Sequence[str | None]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return each image's group ``(n,)`` and the images per group and class ``(groups, classes)``."""
+    """Return each image's group ``(n,)`` and the images per group and class ``(groups, classes + 1)``.
+
+    The last column is all classes together, at a weight that only decides between equally even splits.
+    """
     number: dict[Any, int] = {}
     keys = [(place,) if group is None else group for place, group in enumerate(groups)]
     group_of = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
     classes, class_of = np.unique(labels, return_inverse=True)
     counts = np.zeros((len(number), len(classes)))
     np.add.at(counts, (group_of, class_of), 1)
-    return group_of, counts
+    return group_of, np.column_stack([counts, _TIE_WEIGHT * counts.sum(axis=1)])
 
 
 def _draw(counts: NDArray[np.float64], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -164,7 +164,7 @@ def _opacity(air: Grid, x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     along = (u * math.cos(angle) + w * math.sin(angle)) / stretch
     across = w * math.cos(angle) - u * math.sin(angle)
     distance = np.sqrt(along * along + across * across) / radius + 0.25 * _clouds(len(x), rng)
-    strength = min(max(rng.lognormal(-0.25, 0.4), 0.35), 0.95)
+    strength = min(max(rng.lognormal(-0.15, 0.35), 0.4), 0.97)
     return strength * _edge(1 - distance, 0.35)
 
 
@@ -177,7 +177,7 @@ def _clouds(size: int, rng: np.random.Generator) -> Grid:
 def _effusion(patient: Anatomy, x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     """Return fluid at the foot of one lung: a blunted angle, or a level that rises towards the chest wall."""
     side = 1.0 if rng.random() < 0.5 else -1.0
-    height = min(max(rng.lognormal(-1.25, 0.5), 0.12), 0.8)
+    height = min(max(rng.lognormal(-1.15, 0.45), 0.14), 0.8)
     aside = np.clip(side * x / patient.width, 0, 1)
     floor = patient.base + 0.9 * patient.dome + (patient.base_step if side > 0 else 0.0)
     level = floor - height * (0.45 + 1.1 * aside * aside * aside)

@@ -86,7 +86,9 @@ def from_csv(source: str) -> list[Picture]:
     """
     path = local_path(source)
     try:
-        lines = [line for line in csv.reader(path.read_text("utf-8-sig").splitlines()) if any(line)]
+        lines = [
+            line for line in csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")) if any(line)
+        ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{source}: expected a CSV in UTF-8, got {error}") from error
     if not lines:

@@ -27,6 +27,10 @@ PAPERS = (
 SMALL = {"small-cnn": (32, 64, 128, 128), "tiny-cnn": (16, 32, 64, 64)}
 TORCHVISION = "torchvision:"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ONLY_PICKLES = (
+    "pretrained weights of it are published as pickles or not at all, and pickles are never read; "
+    "take another name, or convert the file to .safetensors once and give it as initial weights"
+)
 _SMALL_MEAN, _SMALL_STD = 0.5, 0.25
 
 
@@ -36,12 +40,15 @@ def canonical(architecture: str) -> str:
     Raises:
         ClassifierError: If there is none of that name; the nearest valid ones are in the text.
     """
-    if architecture in SMALL or architecture in _torchvision_names() or timm.is_model(architecture):
+    if architecture in SMALL or architecture in _torchvision_names() or _is_timm(architecture):
         return architecture
     folded = {_fold(name): name for name in (*PAPERS, *SMALL)}
     if (found := folded.get(_fold(architecture))) is not None:
         return found
-    near = difflib.get_close_matches(architecture.lower(), known_names(), n=3)
+    if _is_timm(architecture.lower()):
+        return architecture.lower()
+    tagged = timm.list_models(pretrained=True) if "." in architecture else []
+    near = difflib.get_close_matches(architecture.lower(), [*known_names(), *tagged], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"e.g. {', '.join((*PAPERS, *SMALL))}"
     raise ClassifierError(f"unknown architecture '{architecture}'; {hint}")
 
@@ -127,10 +134,7 @@ def _backbone(
         return SmallCNN(SMALL[name], channels, classes)
     if name.startswith(TORCHVISION):
         if pretrained:
-            raise ClassifierError(
-                f"{name}: torchvision publishes pickles only, which are never read; "
-                "use the timm name, or convert the file to .safetensors once"
-            )
+            raise ClassifierError(f"{name}: {_ONLY_PICKLES}")
         return _torchvision_backbone(name.removeprefix(TORCHVISION), classes)
     return _timm_backbone(name, classes, size, pretrained=pretrained)
 
@@ -157,6 +161,14 @@ def _timm_backbone(name: str, classes: int, size: tuple[int, int], *, pretrained
     usual = timm.get_pretrained_cfg(name)
     if usual is not None and usual.fixed_input_size and usual.input_size[1:] != size:
         options["img_size"] = size
+    if pretrained:
+        if usual is None or not usual.hf_hub_id:
+            raise ClassifierError(f"{name}: {_ONLY_PICKLES}")
+        # Named, so that timm does not look for a pickle where there is no safetensors file.
+        options["pretrained_cfg_overlay"] = {"hf_hub_filename": "model.safetensors"}
+    papers_head = name in ("vgg16", "vgg19")
+    if papers_head and not pretrained:
+        options["mlp_ratio"] = 1 / 512  # layers that are replaced below need no 120 million random numbers
     try:
         module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm, its hub client and 1,300 constructors raise what they like
@@ -169,7 +181,7 @@ def _timm_backbone(name: str, classes: int, size: tuple[int, int], *, pretrained
         raise ClassifierError(
             f"{name}: cannot be built for {size[0]}x{size[1]} px images ({said})"
         ) from error
-    return _with_papers_head(module, classes) if name in ("vgg16", "vgg19") else module
+    return _with_papers_head(module, classes) if papers_head else module
 
 
 def _with_papers_head(vgg: Any, classes: int) -> nn.Module:
@@ -201,6 +213,16 @@ def _check_size(name: str, model: PixelModel, classes: int) -> None:
             "use larger ones or another architecture, e.g. small-cnn"
         ) from error
     assert logits.shape == (1, classes), f"{name} returned {tuple(logits.shape)} for {classes} classes"
+
+
+def _is_timm(name: str) -> bool:
+    if not timm.is_model(name):
+        return False
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the architecture is known, the tag behind the dot is not
+        return False
+    return True
 
 
 @functools.cache

@@ -131,7 +131,8 @@ def _client_of(_process: int, _settings: int) -> "S3Client":
         # Other servers seldom have a DNS name for each bucket.
         return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
     except ValueError as error:
-        raise StoreError(f"AWS_ENDPOINT_URL: expected http(s)://host[:port]; boto3 says: {error}") from None
+        said = _without_secrets(str(error))
+        raise StoreError(f"AWS_ENDPOINT_URL, AWS_REGION: boto3 cannot use them; it says: {said}") from None
 
 
 def _cut_off() -> tuple[type[Exception], ...]:
@@ -154,7 +155,7 @@ def _refusal(error: "ClientError", where: str, bucket: str) -> StoreError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
         return StoreError(f"{where}: no bucket {bucket!r} at {_endpoint()}; create it or correct the URI")
-    if status == 404:
+    if status == 404 and error.operation_name in ("GetObject", "HeadObject"):
         return NotFoundError(f"{where}: no such object")
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return StoreError(
@@ -163,7 +164,7 @@ def _refusal(error: "ClientError", where: str, bucket: str) -> StoreError:
         )
     return StoreError(
         f"{where}: {_endpoint()} answered {error.operation_name} with {code}: {said}\n"
-        "look whether it has room and see its log; running again is safe"
+        "look whether it is an S3 server with room, and see its log; running again is safe"
     )
 
 
@@ -171,9 +172,7 @@ def _no_answer(error: "BotoCoreError", where: str) -> StoreError:
     """Say why boto3 got no answer from a server."""
     from botocore import exceptions
 
-    if (
-        type(error) is exceptions.HTTPClientError
-    ):  # the one that may quote a header: a token with a line break
+    if type(error) is exceptions.HTTPClientError:  # may quote a header that cannot be sent: a token
         return StoreError(f"{where}: the request could not be sent; look for blanks or line breaks in AWS_*")
     said = _without_secrets(str(error))
     match error:
@@ -193,7 +192,7 @@ def _no_answer(error: "BotoCoreError", where: str) -> StoreError:
 
 def _without_secrets(text: str) -> str:
     """Blank out the credentials that a quoted URL or message may hold."""
-    text = re.sub(r"//[^/\s@]*@", "//", text)
+    text = re.sub(r"\S+@", "…@", text)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
         if secret := os.environ.get(name, "").strip():
             text = text.replace(secret, "…")

@@ -1,6 +1,7 @@
 """Rows and perturbations as objects: one object a step and table, written whole."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -115,6 +116,16 @@ class Results:
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"{self.objects.uri}/{key}: damaged, or no perturbation: {error}") from error
         return np.array(array, dtype=np.float32)
+
+    def read_array_metadata(self, trial_id: str) -> dict[str, str]:
+        """Return what was kept beside a perturbation; `NotFoundError` if there is none."""
+        key = _array_key(trial_id)
+        body = self.objects.read(key)
+        try:
+            header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # the format's own layout
+            return dict(header.get("__metadata__", {}))
+        except (ValueError, AttributeError) as error:
+            raise StoreError(f"{self.objects.uri}/{key}: damaged, or no perturbation: {error}") from error
 
     def has_array(self, trial_id: str) -> bool:
         """Whether a perturbation of that search is there."""

@@ -100,9 +100,10 @@ TABLES: dict[str, pa.Schema] = {
     "history": _schema(
         "How the search went: one row a measurement on the validation part.",
         _TRIAL_ID,
-        ("round", _COUNT, "rounds", "changes of the perturbation so far"),
-        ("epoch", _COUNT, "epochs", "passes over the source images so far"),
-        ("images_used", _COUNT, "images", "images gone through so far, repeats counted"),
+        ("start", _COUNT, "index", "which of the trial's starts"),
+        ("round", _COUNT, "rounds", "rounds this start has made"),
+        ("epoch", _REAL, "passes", "passes over the source images this start has made"),
+        ("images_used", _COUNT, "images", "source images this start has seen at least once"),
         _GRADIENTS,
         _QUERIES,
         _L2,

@@ -1,0 +1,114 @@
+"""The number of replicas, their speed and their death change no bit of a perturbation."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import uapray
+from uapray.api import search_settings
+from uapray.attack.objective import Objective
+from uapray.config import Threat
+from uapray.data.images import ImageSet
+from uapray.errors import ClusterError
+from uapray.experiment import Resources, open_pool
+from uapray.models.card import Classifier
+from uapray.models.weights import wrap_module
+from uapray.models.zoo import build
+from uapray.on_ray.pool import RayPool
+from uapray.trial import Arena, Found, find
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+SIZE = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    return uapray.load_images("phantom:chest?images=150&size=32&seed=3", "train")
+
+
+@pytest.fixture(scope="module")
+def classifier(images: ImageSet) -> Classifier:
+    module = build("tiny-cnn", classes=3, channels=1, size=SIZE, seed=1)
+    return wrap_module(module, images.class_names, 1, SIZE)
+
+
+def found(classifier: Classifier, images: ImageSet, resources: Resources, **settings: Any) -> Found:
+    search = search_settings(settings.pop("rule"), {"starts": 3, "survivors": 2, "max_epochs": 1.5} | settings)
+    with open_pool(classifier, {"train": images}, resources) as pool:
+        return find(Arena(pool, {"train": images}), Threat(norm="linf", zeta=0.04), search, seed=5)
+
+
+@pytest.mark.parametrize("rule", ["spgd", "sga", "random"])
+def test_one_two_and_four_replicas_and_this_process_agree(rule: str, classifier: Classifier, images: ImageSet) -> None:
+    settings = {"rule": rule, "round_size": 32, "inner_rounds": 2}
+    here = found(classifier, images, Resources("local"), **settings)
+    for replicas in (1, 2, 4):
+        there = found(classifier, images, Resources("ray", replicas=replicas), **settings)
+        assert torch.equal(here.perturbation, there.perturbation), f"{replicas} replicas differ"
+        assert here.history == there.history
+    assert here.perturbation.any()
+
+
+def test_a_replica_killed_in_mid_search_changes_nothing(classifier: Classifier, images: ImageSet) -> None:
+    undisturbed = found(classifier, images, Resources("local"), rule="spgd")
+    killed: list[int] = []
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=2)) as pool:
+        assert isinstance(pool, RayPool)
+        victim = pool.replicas()[0]
+        process = _process_of(victim)
+
+        def kill_soon(_: object) -> None:
+            if not killed:
+                killed.append(process)
+                os.kill(process, signal.SIGKILL)
+
+        disturbed = find(
+            Arena(pool, {"train": images}),
+            Threat(norm="linf", zeta=0.04),
+            search_settings("spgd", {"starts": 3, "survivors": 2, "max_epochs": 1.5}),
+            seed=5,
+            watch=kill_soon,
+        )
+        assert victim not in pool.replicas(), "the dead replica was not replaced"
+    assert killed
+    assert torch.equal(undisturbed.perturbation, disturbed.perturbation)
+
+
+def test_threads_share_a_pool(classifier: Classifier, images: ImageSet) -> None:
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=2)) as pool:
+        deck = Arena(pool, {"train": images}).deck("train", np.arange(len(images)))
+        batches = deck.shuffled(batch_size=16, seed=0, epoch=0)
+        v = torch.zeros(1, *SIZE)
+        alone = pool.gradient(v, batches, Objective())
+        together: list[torch.Tensor] = []
+        threads = [
+            threading.Thread(target=lambda: together.append(pool.gradient(v, batches, Objective()).total))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(together) == 6
+    assert all(torch.equal(alone.total, total) for total in together)
+
+
+def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier, images: ImageSet) -> None:
+    with (
+        pytest.raises(ClusterError, match=r"expected at most 8.*got 99"),
+        open_pool(classifier, {"train": images}, Resources("ray", replicas=99)),
+    ):
+        pass
+
+
+def _process_of(replica: Any) -> int:
+    from ray.util.state import list_actors
+
+    wanted = replica._actor_id.hex()
+    return next(int(actor.pid) for actor in list_actors() if actor.actor_id == wanted)

@@ -1,0 +1,118 @@
+"""The table of rates: searches beside their control, the mean over seeds."""
+
+from dataclasses import dataclass
+
+from uapray.query import query
+from uapray.report.settings import ORDER, each_trial
+from uapray.store.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class RateRow:
+    """One setting judged on one split; rates are means over searches, columns as in table ``trials``.
+
+    Attributes:
+        step_grey: Length of one step in grey levels where the step is all that tells rows apart, else None.
+        fooling_rate_low: Mean of the searches' lower Wilson limits.
+        fooling_rate_high: Mean of the searches' upper Wilson limits.
+        fooling_rate_min: Of the searches.
+        fooling_rate_max: Of the searches.
+        dominant_labels: Of the searches, each once.
+        searches: How many were averaged.
+        seeds: How many seeds they had.
+        control: Mean fooling rate of the random draws of the same setting; None if there is none.
+        control_min: Of the draws.
+        control_max: Of the draws.
+        control_targeted: Their mean targeted success rate.
+        control_targeted_non_target: The same of images not predicted as the target when clean.
+        draws: How many random draws there are.
+    """
+
+    data: str
+    classifier: str
+    classifier_sha256: str
+    made_on: str | None
+    split: str
+    norm: str
+    zeta: float | None
+    xi_grey: float
+    target: str | None
+    rule: str
+    step_grey: float | None
+    images: int
+    fooling_rate: float | None
+    fooling_rate_low: float | None
+    fooling_rate_high: float | None
+    fooling_rate_min: float | None
+    fooling_rate_max: float | None
+    fooling_rate_ceiling: float | None
+    control: float | None
+    control_min: float | None
+    control_max: float | None
+    draws: int
+    targeted_success_rate: float | None
+    targeted_success_rate_non_target: float | None
+    control_targeted: float | None
+    control_targeted_non_target: float | None
+    clean_accuracy: float
+    robust_accuracy: float
+    dominant_labels: list[str]
+    ssim: float | None
+    image_gradients: float
+    searches: int
+    seeds: int
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the control itself, for want of a search in that setting."""
+        return self.rule == "random"
+
+    @property
+    def reaches_control(self) -> bool:
+        """Whether the interval reaches down to the mean of the control."""
+        return self.control is not None and self.fooling_rate_low is not None and self.fooling_rate_low <= self.control
+
+
+def rates(results: Results, grid: str | None) -> list[RateRow]:
+    """Return the rows of the table, in order."""
+    return [RateRow(**row) for row in query(results, rates_sql(grid)).to_pylist()]
+
+
+def rates_sql(grid: str | None) -> str:
+    """Return the SQL that gives the table.
+
+    The control of a row is looked for in all grids: a draw that stands is not drawn again for another grid.
+    """
+    return f"""\
+WITH each AS (
+  {each_trial(grid)}
+), searches AS (
+  SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, epsilon,
+    avg(xi) AS xi, avg(xi_grey) AS xi_grey, max(images) AS images, avg(fooling_rate) AS fooling_rate,
+    avg(fooling_rate_low) AS fooling_rate_low, avg(fooling_rate_high) AS fooling_rate_high,
+    min(fooling_rate) AS fooling_rate_min, max(fooling_rate) AS fooling_rate_max,
+    avg(fooling_rate_ceiling) AS fooling_rate_ceiling, avg(targeted_success_rate) AS targeted_success_rate,
+    avg(targeted_success_rate_non_target) AS targeted_success_rate_non_target,
+    avg(clean_accuracy) AS clean_accuracy, avg(robust_accuracy) AS robust_accuracy,
+    coalesce(list_sort(list(DISTINCT dominant_label) FILTER (dominant_label IS NOT NULL)), []) AS dominant_labels,
+    avg(ssim) AS ssim, avg(image_gradients) AS image_gradients,
+    count(*) AS searches, count(DISTINCT seed) AS seeds
+  FROM each GROUP BY ALL
+), draws AS (
+  {each_trial(None)}
+), control AS (
+  SELECT setting, split, count(*) AS draws,
+    avg(fooling_rate) AS control, min(fooling_rate) AS control_min, max(fooling_rate) AS control_max,
+    avg(targeted_success_rate) AS control_targeted,
+    avg(targeted_success_rate_non_target) AS control_targeted_non_target
+  FROM draws WHERE rule = 'random' GROUP BY ALL
+)
+SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, xi_grey, target, rule,
+  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on) > 1 THEN 255 * epsilon END AS step_grey,
+  images, fooling_rate, fooling_rate_low, fooling_rate_high, fooling_rate_min, fooling_rate_max, fooling_rate_ceiling,
+  control, control_min, control_max, coalesce(draws, 0) AS draws,
+  targeted_success_rate, targeted_success_rate_non_target, control_targeted, control_targeted_non_target,
+  clean_accuracy, robust_accuracy, dominant_labels, ssim, image_gradients, searches, seeds
+FROM searches LEFT JOIN control USING (setting, split)
+QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split) = 0
+ORDER BY data, split, {ORDER.removeprefix("data, ")}, rule, made_on NULLS FIRST, epsilon"""

@@ -1,0 +1,27 @@
+"""What the queries of the report share: the trials of a grid, once each, and what makes a setting."""
+
+# In this order people look for a setting.
+ORDER = "data, classifier, classifier_sha256, norm, zeta NULLS LAST, xi, target NULLS FIRST"
+
+
+def each_trial(grid: str | None) -> str:
+    """Return the SELECT of the trials of a grid, or of all grids, with what makes the setting of each.
+
+    Two grids that asked for the same judgement at the same time may both have written it; it counts once.
+    Xi makes the setting only where no zeta does: the same zeta on other images is another xi.
+    """
+    return f"""\
+SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256, split) *, struct_pack(
+    on_data := data_sha256, of := classifier_sha256, within := norm, share := zeta,
+    radius := CASE WHEN zeta IS NULL THEN xi END, towards := target) AS setting
+  FROM trials{of_grid(grid)} ORDER BY finished_at DESC"""
+
+
+def of_grid(grid: str | None) -> str:
+    """Return the WHERE clause that keeps one grid, or nothing for all."""
+    return "" if grid is None else f" WHERE grid = {quoted(grid)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
