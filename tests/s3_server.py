@@ -68,9 +68,7 @@ def _client(server: S3Server) -> Any:
 
 
 @contextmanager
-def seaweedfs(
-    folder: Path, access_key: str = "testkey", secret_key: str = "testsecret"
-) -> Iterator[S3Server]:
+def seaweedfs(folder: Path, access_key: str = "testkey", secret_key: str = "testsecret") -> Iterator[S3Server]:
     """Run ``weed mini`` with its data in a folder; what is there already is served again.
 
     Raises:
@@ -112,9 +110,7 @@ def _command(weed: str, folder: Path, ports: dict[str, int], server: S3Server) -
     keys = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     identities = folder / "s3.json"
-    identities.write_text(
-        json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": actions}]})
-    )
+    identities.write_text(json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": actions}]}))
     for name in ("data", "log"):
         (folder / name).mkdir(exist_ok=True)
     return [

@@ -20,9 +20,7 @@ HEIGHT, WIDTH = 8, 7
 CLASS_NAMES = ("CLEAR", "OPACITY", "EFFUSION", "NODULE")
 
 
-def grey_levels(
-    count: int, *, channels: int = 1, low: int = 64, high: int = 192, seed: int = 0
-) -> NDArray[np.uint8]:
+def grey_levels(count: int, *, channels: int = 1, low: int = 64, high: int = 192, seed: int = 0) -> NDArray[np.uint8]:
     """Return uint8 noise ``(n, 8, 7, c)``, away from black and white unless asked otherwise."""
     rng = np.random.default_rng(seed)
     return rng.integers(low, high, (count, HEIGHT, WIDTH, channels), dtype=np.uint8, endpoint=True)

@@ -26,7 +26,7 @@ _HOMES = {
     "perturb": "uapray.api",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from uapray.errors import ConfigError
 from uapray.experiment import Resources, open_pool
 from uapray.measures import Outcome, Visibility
 from uapray.models.card import Classifier, check_fits
-from uapray.models.weights import load_classifier, wrap_module
+from uapray.models.weights import load_for, wrap_module
 from uapray.trial import Arena, class_index, find, judge, norms
 
 PoolKind = Literal["local", "ray"]
@@ -235,10 +235,7 @@ def as_classifier(model: Model, images: ImageSet) -> Classifier:
     if isinstance(model, Classifier):
         classifier = model
     elif isinstance(model, str):
-        said: dict[str, Any] = {}
-        if not model.endswith(".safetensors"):
-            said = {"class_names": images.class_names, "channels": images.channels, "size": images.size}
-        classifier = load_classifier(model, **said)
+        classifier = load_for(model, images)
     else:
         classifier = wrap_module(model, class_names=images.class_names, channels=images.channels, size=images.size)
     check_fits(classifier, images)

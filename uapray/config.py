@@ -72,9 +72,7 @@ class Search(Settings):
     @model_validator(mode="after")
     def _rounds_are_whole_batches(self) -> Self:
         if self.round_size % self.batch_size:
-            raise ValueError(
-                f"round_size: expected a multiple of batch_size {self.batch_size}, got {self.round_size}"
-            )
+            raise ValueError(f"round_size: expected a multiple of batch_size {self.batch_size}, got {self.round_size}")
         return self
 
 

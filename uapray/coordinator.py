@@ -199,7 +199,7 @@ def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images
         predictions = pool.predict(candidate, task.validation.in_turn())
         queries += len(task.validation)
         reached = rate(predictions, task.validation.reference, task.objective)
-        if reached > best_rate:
+        if reached > best_rate and candidate.any():
             best, best_rate = candidate, reached
         targeted = task.objective.target is not None
         rows.append(

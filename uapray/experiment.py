@@ -13,11 +13,11 @@ import torch
 from uapray import rows
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
-from uapray.errors import UaprayError, UserError
+from uapray.errors import ClusterError, TrialError, UaprayError, UserError
 from uapray.models.card import Card, Classifier, check_fits
 from uapray.models.scores import classifier_rows, score_classifier
 from uapray.models.training import EpochReport
-from uapray.models.weights import load_classifier, make_classifier, save_classifier
+from uapray.models.weights import load_classifier, load_for, make_classifier, save_classifier
 from uapray.models.zoo import build
 from uapray.on_ray.pool import RayPool
 from uapray.on_ray.training import fit_on_ray
@@ -43,6 +43,7 @@ class Resources:
         cpus: Cores of each, which are also its threads.
         gpus: GPUs of each.
         concurrency: Trials that share the replicas of a classifier at the same time.
+        may_grow: Whether the cluster may get more nodes, so that what does not fit yet is waited for.
     """
 
     kind: str = "ray"
@@ -51,6 +52,7 @@ class Resources:
     cpus: float = 1.0
     gpus: float = 0.0
     concurrency: int = 2
+    may_grow: bool = False
 
     @property
     def device(self) -> str:
@@ -100,47 +102,64 @@ def standing_rows(results: Results) -> set[str]:
     return {key for _, key in results.keys("trials")}
 
 
-def to_do(plan: Plan, results: Results) -> list[TrialStep]:
-    """Return the trials of which a judgement is missing."""
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What of a plan is to be done, found to be possible.
+
+    Attributes:
+        groups: Classifier, data set and the trials on them that are missing.
+        initial: By the classifier's key: the classifier, or the one its training begins with; None: in the store.
+        standing: Keys of the judgements that stand.
+    """
+
+    groups: tuple[tuple[Victim, Source, tuple[TrialStep, ...]], ...]
+    initial: Mapping[str, Classifier | None]
+    standing: Set[str]
+
+
+def find_missing(plan: Plan, results: Results) -> Missing:
+    """Find out what is to be done, and that it can be: every picture decodes, every classifier fits. Writes nothing.
+
+    Raises:
+        UserError: If the store, a data set or a classifier does not fit.
+    """
     standing = standing_rows(results)
-    return [trial for trial in plan.trials if not standing.issuperset(trial.row_keys())]
+    groups = []
+    for victim, source, trials in plan.groups():
+        left = plan.missing(trials, standing)
+        if left:
+            groups.append((victim, source, left))
+    initial = {victim.key: _prepare(victim, source, results) for victim, source, _ in groups}
+    if groups:
+        results.objects.check()
+    return Missing(tuple(groups), initial, standing)
 
 
-def run_plan(run: Run) -> Summary:
+def run_missing(run: Run, missing: Missing) -> Summary:
     """Do what is missing of a plan; to be called inside a Ray session unless the resources are local.
 
     Every finished step is one write of its rows, so a run may be stopped or killed at any time and started
     again: it goes on with what is missing. Failed trials are written to ``failures`` and the rest goes on.
 
     Raises:
-        UserError: If the store, a data set or a classifier does not fit; nothing was written then.
         InterruptedSearchError: If the run was asked to stop.
+        ClusterError: If the replicas could not be kept alive.
     """
-    run.results.objects.check()
-    standing = standing_rows(run.results)
-    missing = {trial.trial_id for trial in run.plan.trials if not standing.issuperset(trial.row_keys())}
-    groups = [
-        (victim, source, [trial for trial in trials if trial.trial_id in missing])
-        for victim, source, trials in run.plan.groups()
-    ]
-    groups = [group for group in groups if group[2]]
-    initial = {victim.key: _prepare(victim, source, run.results) for victim, source, _ in groups}
     failed = 0
-    for victim, source, trials in groups:
+    for victim, source, trials in missing.groups:
         splits = sorted({"train"}.union(*(trial.splits for trial in trials)))
         images = {split: source.images(split) for split in splits}
         try:
-            classifier = _obtain(run, victim, source, images, initial[victim.key])
-        except (UserError, InterruptedSearchError):
-            raise
-        except UaprayError as error:
+            classifier = _obtain(run, victim, source, images, missing.initial[victim.key])
+        except TrialError as error:
             failed += len(trials)
             _write_failure(run, victim.key, "train", error)
             continue
         check_fits(classifier, images["train"])
         with open_pool(classifier, images, run.resources) as pool:
-            failed += _run_trials(run, Arena(pool, images), classifier, trials, standing)
-    return Summary(len(missing) - failed, len(run.plan.trials) - len(missing), failed)
+            failed += _run_trials(run, Arena(pool, images), classifier, trials, missing.standing)
+    asked = sum(len(trials) for _, _, trials in missing.groups)
+    return Summary(asked - failed, len(run.plan.trials) - asked, failed)
 
 
 @contextmanager
@@ -151,7 +170,12 @@ def open_pool(classifier: Classifier, images: Mapping[str, ImageSet], resources:
         yield LocalPool(Replica(classifier.module, decks, device=resources.device))
         return
     pool = RayPool(
-        classifier.module, decks, replicas=resources.replicas, cpus=resources.cpus, gpus=resources.gpus
+        classifier.module,
+        decks,
+        replicas=resources.replicas,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        may_grow=resources.may_grow,
     )
     try:
         yield pool
@@ -227,19 +251,12 @@ def _prepare(victim: Victim, source: Source, results: Results) -> Classifier | N
     if victim.train is None:
         assert victim.reference is not None
         sample = source.images("train")
-        classifier = load_classifier(victim.reference, **_said_of(victim.reference, sample))
+        classifier = load_for(victim.reference, sample)
         check_fits(classifier, sample)
         return classifier
     if results.objects.exists(_model_key(victim)):
         return None
     return initial_classifier(victim.train, source.images("train"))
-
-
-def _said_of(reference: str, images: ImageSet) -> dict[str, object]:
-    """Return what a classifier without a card is told about its images."""
-    if reference.endswith(".safetensors"):
-        return {}
-    return {"class_names": images.class_names, "channels": images.channels, "size": images.size}
 
 
 def _model_key(victim: Victim) -> str:
@@ -269,16 +286,17 @@ def _obtain(
     for split, one in splits.items():
         scores = score_classifier(classifier, one)
         run.results.write_rows(
-            "classifiers", run.plan.grid.name, f"{victim.key}-{split}", classifier_rows(classifier, scores, split=split)
+            "classifiers",
+            run.plan.grid.name,
+            f"{victim.key}-{split}",
+            classifier_rows(classifier, scores, split=split),
         )
     save_classifier(classifier, uri)
     run.watcher.trained(victim, classifier)
     return classifier
 
 
-def _run_trials(
-    run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep], standing: Set[str]
-) -> int:
+def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep], standing: Set[str]) -> int:
     """Run trials, some at a time; return how many failed."""
     failed = 0
     waiting = iter(trials)
@@ -294,9 +312,9 @@ def _run_trials(
                     step = under_way.pop(ended)
                     try:
                         ended.result()
-                    except (UserError, InterruptedSearchError):
+                    except (UserError, ClusterError, InterruptedSearchError):
                         raise
-                    except Exception as error:  # noqa: BLE001 - one trial's failure is a row, not the run's end
+                    except Exception as error:
                         failed += 1
                         _write_failure(run, step.trial_id, "trial", error)
         except BaseException:

@@ -99,7 +99,7 @@ class Grid(Settings):
     norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
     zetas: tuple[float, ...] = Field((0.04,), min_length=1)
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
-    rules: tuple[RuleEntry, ...] = Field(("spgd",), min_length=1, validate_default=True)  # type: ignore[assignment]
+    rules: tuple[RuleEntry, ...] = Field(("spgd",), min_length=1, validate_default=True)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     splits: tuple[str, ...] = Field(("test",), min_length=1)
     budget: Budget = Budget()

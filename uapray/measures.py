@@ -99,9 +99,7 @@ class Outcome:
 
     def flows(self) -> list[tuple[int, int, int, int]]:
         """Return (label, clean prediction, perturbed prediction, images) of every way that was taken."""
-        ways, counts = np.unique(
-            np.stack([self.labels, self.clean, self.perturbed]), axis=1, return_counts=True
-        )
+        ways, counts = np.unique(np.stack([self.labels, self.clean, self.perturbed]), axis=1, return_counts=True)
         return [(int(a), int(b), int(c), int(n)) for (a, b, c), n in zip(ways.T, counts, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -146,6 +146,10 @@ class Plan:
     victims: tuple[Victim, ...]
     trials: tuple[TrialStep, ...]
 
+    def missing(self, trials: Sequence[TrialStep], standing: Set[str]) -> tuple[TrialStep, ...]:
+        """Return the trials of which a judgement is not among those that stand."""
+        return tuple(trial for trial in trials if not set(trial.row_keys()) <= standing)
+
     def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the trials that share a classifier and a data set."""
         shared: dict[tuple[str, str], list[TrialStep]] = {}
@@ -198,9 +202,8 @@ def _source(entry: DataEntry, base: str, opened: Callable[[str], DataSet]) -> So
 def _check_splits(source: Source, splits: tuple[str, ...]) -> None:
     for split in splits:
         if split not in source.data.splits():
-            raise ConfigError(
-                f"{source.name}: expected a split '{split}', got {', '.join(source.data.splits())}"
-            )
+            raise ConfigError(f"{source.name}: expected a split '{split}', got {', '.join(source.data.splits())}")
+        source.data.check_labels(split)
 
 
 def _targets(names: tuple[str, ...], source: Source) -> list[str | None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uapray import __version__
 from uapray.data.images import ImageSet
-from uapray.models.weights import Classifier
+from uapray.models.card import Classifier
 from uapray.plan import TrialStep
 from uapray.trial import Found, Judgement, norms
 
@@ -121,9 +121,7 @@ def image_rows(trial_id: str, judged: Judgement, images: ImageSet) -> list[Row]:
     ]
 
 
-def example_rows(
-    trial_id: str, judged: Judgement, images: ImageSet, perturbation: Tensor, count: int
-) -> Iterator[Row]:
+def example_rows(trial_id: str, judged: Judgement, images: ImageSet, perturbation: Tensor, count: int) -> Iterator[Row]:
     """Yield rows of table ``examples``: some images before and after, fooled ones of each class first."""
     outcome = judged.outcome
     noise = _png(_stretched(perturbation))

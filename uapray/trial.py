@@ -117,7 +117,13 @@ def rule_of(settings: Search, threat: Threat, xi: float) -> tuple[Rule, float]:
     p = order(threat.norm)
     step_size = settings.step_size or STEP_SIZES[settings.rule, threat.norm]
     if settings.rule == "sga":
-        rule = sga(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay, inner_rounds=settings.inner_rounds)
+        rule = sga(
+            p=p,
+            xi=xi,
+            step_size=step_size,
+            step_decay=settings.step_decay,
+            inner_rounds=settings.inner_rounds,
+        )
     else:
         rule = spgd(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay)
     return rule, step_size * xi
@@ -173,7 +179,9 @@ def find(
     if latest is None:
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
     if not torch.isfinite(latest.best).all() or not latest.best.any():
-        raise TrialError("the gradients were zero or not finite, so there is no perturbation; does the classifier saturate?")
+        raise TrialError(
+            "the gradients were zero or not finite, so there is no perturbation; does the classifier saturate?"
+        )
     return Found(
         perturbation=latest.best,
         xi=xi,

@@ -26,9 +26,7 @@ def test_nontargeted_gain_is_the_cross_entropy_of_the_clean_prediction(
 
 
 @given(seeds, sizes, scales)
-def test_targeted_gain_is_minus_the_cross_entropy_of_the_target(
-    seed: int, size: tuple[int, int], scale: float
-) -> None:
+def test_targeted_gain_is_minus_the_cross_entropy_of_the_target(seed: int, size: tuple[int, int], scale: float) -> None:
     logits, _ = drawn(seed, size, scale)
     target = seed % size[1]
     expected = logits[:, target] - torch.logsumexp(logits, 1)

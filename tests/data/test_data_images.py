@@ -66,9 +66,7 @@ def test_share_of_each_class_is_kept_to_about_half_a_group(made, share, seed):
     held = held_out(labels, groups, share, seed)
     classes, totals = np.unique(labels, return_counts=True)
     wanted = {c: share * t for c, t in zip(classes, totals, strict=True)}
-    assume(
-        sum(wanted.values()) > 5 and sum(totals) - sum(wanted.values()) > 5
-    )  # else one group is forced over
+    assume(sum(wanted.values()) > 5 and sum(totals) - sum(wanted.values()) > 5)  # else one group is forced over
     for c in classes:
         ofclass = [g for g, label in zip(groups, labels, strict=True) if label == c and g]
         largest = max((ofclass.count(g) for g in ofclass), default=1)

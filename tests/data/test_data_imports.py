@@ -235,9 +235,7 @@ def arrays(shape=(28, 28), classes=3, label_shape=(-1, 1), **changes):
 def test_npz(tmp_path, shape, channels):
     made = arrays(shape)
     np.savez(tmp_path / "madmnist.npz", **made)
-    summary = import_data(
-        str(tmp_path / "madmnist.npz"), str(tmp_path / "out.parquet"), class_names=["x", "y", "z"]
-    )
+    summary = import_data(str(tmp_path / "madmnist.npz"), str(tmp_path / "out.parquet"), class_names=["x", "y", "z"])
     assert summary.splits == {"train": 12, "val": 3, "test": 6}
     data = open_data(summary.uri)
     assert data.class_names == ("x", "y", "z")

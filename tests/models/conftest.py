@@ -19,7 +19,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def bars(count: int = 60, size: int = 32, channels: int = 1, seed: int = 0) -> ImageSet:
-    """Noise with a bright bar: upright in class 0, lying in class 1; easily told apart, though not at a glance."""
+    """Noise with a bright bar: upright in class 0, lying in class 1."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
     images = rng.integers(0, 120, (count, size, size, channels))

@@ -29,9 +29,15 @@ def test_what_fits_fits(image_set: Callable[..., ImageSet]) -> None:
     ("changes", "message"),
     [
         ({"channels": 3}, "expected 3 channels as tiny-cnn takes, got 1 channel;"),
-        ({"size": (32, 48)}, "expected images of 32x48 px as tiny-cnn takes, got 32x32 px; load them with size=32,48"),
+        (
+            {"size": (32, 48)},
+            "expected images of 32x48 px as tiny-cnn takes, got 32x32 px; load them with size=32,48",
+        ),
         ({"class_names": ("lying", "upright")}, r"\(lying, upright\), got upright, lying;"),
-        ({"class_names": ("class 0", "class 1", "class 2")}, r"\(class 0, class 1, class 2\), got upright, lying;"),
+        (
+            {"class_names": ("class 0", "class 1", "class 2")},
+            r"\(class 0, class 1, class 2\), got upright, lying;",
+        ),
     ],
 )
 def test_what_does_not_is_said_in_one_line(

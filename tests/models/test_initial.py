@@ -84,7 +84,9 @@ def test_torchvisions_names_fit(tmp_path: pathlib.Path, name: str) -> None:
     source |= {key: source[key][:1, :1] for key in ("classifier.0.weight", "classifier.3.weight") if key in source}
     made = model(name, initial_weights=plain_file(tmp_path / "w.safetensors", source)).backbone.state_dict()
     head = head_prefixes(model(name).backbone)
-    same = [torch.equal(value, source[key]) for key, value in made.items() if key in source and not key.startswith(head)]
+    same = [
+        torch.equal(value, source[key]) for key, value in made.items() if key in source and not key.startswith(head)
+    ]
     assert all(same)
     assert len(same) >= 24
 

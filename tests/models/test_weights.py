@@ -112,7 +112,10 @@ def test_pickles_are_refused_whatever_their_name(tmp_path: pathlib.Path, kind: s
             buffer = io.BytesIO()
             torch.jit.save(torch.jit.script(nn.Linear(2, 2)), buffer)
             path.write_bytes(buffer.getvalue())
-    for load in (load_classifier, lambda uri: build("tiny-cnn", classes=2, channels=1, size=(32, 32), initial_weights=uri)):
+    for load in (
+        load_classifier,
+        lambda uri: build("tiny-cnn", classes=2, channels=1, size=(32, 32), initial_weights=uri),
+    ):
         with pytest.raises(ClassifierError, match="never unpickled") as refusal:
             load(str(path))
         assert refusal.value.exit_code == 2
@@ -169,9 +172,7 @@ def test_only_what_can_be_built_again_is_saved(tmp_path: pathlib.Path, classifie
 tensors = st.dictionaries(
     st.text("abc.", min_size=1, max_size=6),
     st.builds(
-        lambda shape, dtype, seed: torch.randint(
-            -9, 9, shape, generator=torch.Generator().manual_seed(seed)
-        ).to(dtype),
+        lambda shape, dtype, seed: torch.randint(-9, 9, shape, generator=torch.Generator().manual_seed(seed)).to(dtype),
         st.lists(st.integers(0, 3), max_size=4),
         st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]),
         st.integers(0, 99),

@@ -31,7 +31,10 @@ def test_every_known_name_is_canonical() -> None:
     assert [canonical(name) for name in names] == names
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("resnet5", "resnet50"), ("smal-cnn", "small-cnn"), ("resnet50.a1_in1", "resnet50.a1_in1k")])
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("resnet5", "resnet50"), ("smal-cnn", "small-cnn"), ("resnet50.a1_in1", "resnet50.a1_in1k")],
+)
 def test_a_misspelt_name_gets_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(ClassifierError, match=f"unknown architecture '{wrong}'; did you mean .*{right}"):
         canonical(wrong)

@@ -2,7 +2,6 @@
 
 import http.server
 import os
-import subprocess
 import tempfile
 import threading
 import traceback
@@ -80,9 +79,7 @@ def test_unknown_access_key(on_seaweedfs: S3Server, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("act", ["check", "keys"])
-def test_endpoint_that_nobody_listens_at(
-    on_moto: S3Server, monkeypatch: pytest.MonkeyPatch, act: str
-) -> None:
+def test_endpoint_that_nobody_listens_at(on_moto: S3Server, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     text = refusal(act, open_objects("s3://bucket/prefix"))
@@ -127,9 +124,7 @@ def test_a_password_in_the_endpoint_is_not_told(on_moto: S3Server, monkeypatch: 
     assert "hidden" not in refusal("check", open_objects("s3://bucket"))
 
 
-@pytest.mark.parametrize(
-    "uri", ["gs://bucket/x", "http://host/x", "s3://", "s3:///key", "file://host/x", "file://x"]
-)
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://", "s3:///key", "file://host/x", "file://x"])
 def test_uris_that_mean_nothing(uri: str) -> None:
     with pytest.raises(StoreError, match="expected"):
         open_objects(uri)
@@ -184,20 +179,6 @@ def locked_folder() -> Iterator[Path]:
 def test_a_folder_that_is_not_writable(locked_folder: Path, as_nobody: None, act: str, below: str) -> None:
     assert "not permitted" in refusal(act, open_objects(str(locked_folder / below)))
     assert [path.name for path in locked_folder.iterdir()] == ["a"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "uapray-test", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"needs to mount a tmpfs of 1 MiB, which only root may: {error}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_without_room(small_disk: Path) -> None:

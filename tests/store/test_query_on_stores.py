@@ -10,9 +10,7 @@ def test_query(place: str) -> None:
     results = open_results(place)
     for number in range(20):
         results.write_rows("flows", f"grid {number % 2}", f"key{number}", [{**FLOW, "images": number}] * 3)
-    sql = (
-        "SELECT grid, sum(images) AS images, count(*) AS n FROM flows WHERE images > 1 GROUP BY 1 ORDER BY 1"
-    )
+    sql = "SELECT grid, sum(images) AS images, count(*) AS n FROM flows WHERE images > 1 GROUP BY 1 ORDER BY 1"
     assert query(results, sql).to_pylist() == [
         {"grid": "grid 0", "images": 270, "n": 27},
         {"grid": "grid 1", "images": 297, "n": 27},

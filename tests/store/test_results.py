@@ -32,9 +32,7 @@ FLOW = {
     "perturbed_prediction": 2,
     "images": 3,
 }
-PROPERTY = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
@@ -50,10 +48,7 @@ VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
 
 
 def rows_of(schema: pa.Schema) -> st.SearchStrategy[list[dict[str, Any]]]:
-    cells = {
-        field.name: st.none() | VALUES[field.type] if field.nullable else VALUES[field.type]
-        for field in schema
-    }
+    cells = {field.name: st.none() | VALUES[field.type] if field.nullable else VALUES[field.type] for field in schema}
     return st.lists(st.fixed_dictionaries(cells), max_size=4)
 
 
@@ -249,9 +244,7 @@ def test_other_readers_need_no_help(results: Results) -> None:
 
 def test_a_column_is_read_alone(results: Results) -> None:
     results.write_rows("flows", "g", "key", [FLOW])
-    assert results.dataset("flows").to_table(columns=["grid", "images"]).to_pylist() == [
-        {"grid": "g", "images": 3}
-    ]
+    assert results.dataset("flows").to_table(columns=["grid", "images"]).to_pylist() == [{"grid": "g", "images": 3}]
 
 
 def test_not_a_number_comes_back(results: Results) -> None:

@@ -26,9 +26,7 @@ def section(table: str) -> str:
         for field in with_grid(TABLES[table])
     ]
     about = TABLES[table].metadata[b"meaning"].decode()
-    return "\n".join(
-        [f"## `{table}`", "", about, "", "| column | type | unit | meaning |", "|---|---|---|---|", *rows]
-    )
+    return "\n".join([f"## `{table}`", "", about, "", "| column | type | unit | meaning |", "|---|---|---|---|", *rows])
 
 
 def test_the_page_and_the_schema_agree() -> None:

@@ -32,5 +32,6 @@ def random_perturbation(shape: tuple[int, ...], *, p: float, xi: float, seed: in
     if p == 2:
         normal = torch.randn(shape, generator=generator)
         radius = xi * torch.rand((), generator=generator) ** (1 / normal.numel())
-        return normal * (radius / torch.linalg.vector_norm(normal))
+        scaled: Tensor = normal * (radius / torch.linalg.vector_norm(normal))
+        return scaled
     raise ConfigError(f"p: expected 2 or inf, got {p}")

@@ -40,7 +40,7 @@ def mean_norm(images: Tensor, *, p: float) -> float:
         The mean in pixel units (images in [0, 1]).
     """
     total = 0.0
-    for chunk in images.flatten(1).split(256):
+    for chunk in torch.split(images.flatten(1), 256):
         total += float(torch.linalg.vector_norm(chunk.double() / 255, ord=p, dim=1).sum())
     return total / len(images)
 

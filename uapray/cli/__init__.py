@@ -36,7 +36,7 @@ def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure how easily one universal perturbation fools a medical-image classifier, on Ray."""
-    global _debug  # noqa: PLW0603 - the one switch of the process
+    global _debug
     _debug = debug
     if version:
         from uapray import __version__

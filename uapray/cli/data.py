@@ -9,7 +9,10 @@ app = typer.Typer(help="Import, fetch and look at image sets.", no_args_is_help=
 
 @app.command("import", epilog="Example: uapray data import scans/ scans.parquet --group-pattern '(person\\d+)_'")
 def import_(
-    source: Annotated[str, typer.Argument(help="Class folders, a MedMNIST .npz, a CSV of paths and labels, or DICOM folders.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Class folders, a MedMNIST .npz, a CSV of paths and labels, or DICOM folders."),
+    ],
     destination: Annotated[str, typer.Argument(help="The .parquet to write: a path or s3://…")],
     kind: Annotated[
         Literal["auto", "folder", "npz", "csv", "dicom"], typer.Option(help="What the source is.")
@@ -17,7 +20,8 @@ def import_(
     test_share: Annotated[float, typer.Option(help="Share of test images where the source names no splits.")] = 0.2,
     val_share: Annotated[float, typer.Option(help="Share of validation images, likewise.")] = 0.0,
     group_pattern: Annotated[
-        str | None, typer.Option(help="Pattern on file names whose first group is the patient.", show_default=False)
+        str | None,
+        typer.Option(help="Pattern on file names whose first group is the patient.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the destination.")] = False,
@@ -44,7 +48,10 @@ def import_(
 @app.command(epilog="Example: uapray data fetch pneumoniamnist --size 64 --out pneumonia.parquet")
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of a MedMNIST set, e.g. pneumoniamnist.")],
-    out: Annotated[str | None, typer.Option(help="The .parquet to write; default: NAME_SIZE.parquet.", show_default=False)] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The .parquet to write; default: NAME_SIZE.parquet.", show_default=False),
+    ] = None,
     size: Annotated[int, typer.Option(help="28, 64, 128 or 224 pixels.")] = 28,
     base_url: Annotated[
         str | None, typer.Option(help="A mirror; default: the authors' record.", show_default=False)
@@ -84,9 +91,7 @@ def _show(uri: str, expected: int | None = None) -> None:
     assert expected is None or expected == data.table.num_rows
     splits = data.splits()
     counted = Counter(zip(data.table["split"].to_pylist(), data.table["label"].to_pylist(), strict=True))
-    rows = [
-        [name, *(str(counted[split, index]) for split in splits)] for index, name in enumerate(data.class_names)
-    ]
+    rows = [[name, *(str(counted[split, index]) for split in splits)] for index, name in enumerate(data.class_names)]
     rows.append(["all", *(str(sum(counted[split, i] for i in range(len(data.class_names)))) for split in splits)])
     facts = overview(data)
     note = (

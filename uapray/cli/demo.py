@@ -42,10 +42,13 @@ def demo(
     results = open_results(store)
     run_with_progress(plan_grid(parse_grid(GRID, origin="demo")), results, Resources(replicas=replicas), address)
     write_uri(f"{out}/report.html", write_report(results, grid="demo").encode())
-    asked = query(results, "SELECT * FROM trials WHERE grid = 'demo' ORDER BY target NULLS FIRST, rule DESC").to_pylist()
+    asked = query(
+        results, "SELECT * FROM trials WHERE grid = 'demo' ORDER BY target NULLS FIRST, rule DESC"
+    ).to_pylist()
     rows = [
         [
-            ("random control" if one["rule"] == "random" else one["rule"]) + (f" → {one['target']}" if one["target"] else ""),
+            ("random control" if one["rule"] == "random" else one["rule"])
+            + (f" → {one['target']}" if one["target"] else ""),
             interval(one["fooling_rate"], (one["fooling_rate_low"], one["fooling_rate_high"])),
             percent(one["fooling_rate_ceiling"]),
             percent(one["targeted_success_rate"]),
@@ -61,4 +64,5 @@ def demo(
         f"linf, zeta {first['zeta']:g} = {first['xi_grey']:.1f} grey levels"
     )
     show("demo: one perturbation for all images", columns, rows, note)
-    typer.echo(f"report  {out}/report.html\nstore   {store}\nask it  uapray query --store {store} \"SELECT rule, target, fooling_rate FROM trials\"")
+    typer.echo(f"report  {out}/report.html\nstore   {store}")
+    typer.echo(f'ask it  uapray query --store {store} "SELECT rule, target, fooling_rate FROM trials"')

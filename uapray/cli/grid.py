@@ -20,15 +20,14 @@ def plan(
 ) -> None:
     """Show what would run and what already stands; nothing is written."""
     from uapray.cli import tables
-    from uapray.experiment import to_do
+    from uapray.experiment import standing_rows
     from uapray.store.results import open_results
 
     planned = load_plan(grid)
-    missing = planned.trials if store is None else tuple(to_do(planned, open_results(store)))
-    absent = {trial.trial_id for trial in missing}
+    standing = set() if store is None else standing_rows(open_results(store))
     rows = []
     for victim, source, trials in planned.groups():
-        left = [trial for trial in trials if trial.trial_id in absent]
+        left = planned.missing(trials, standing)
         rows.append(
             [
                 victim.name,
@@ -55,14 +54,19 @@ def run(
     address: options.Address = None,
 ) -> None:
     """Run what is missing of a grid. Safe to repeat and to interrupt: finished trials are never run again."""
-    from uapray.cli.running import run_with_progress
+    from uapray.cli.running import may_grow, run_with_progress
     from uapray.experiment import Resources
     from uapray.store.results import open_results
 
     results = open_results(store)
     planned = load_plan(grid)
     resources = Resources(
-        replicas=replicas, concurrency=concurrency, workers=workers, cpus=cpus, gpus=gpus
+        replicas=replicas,
+        concurrency=concurrency,
+        workers=workers,
+        cpus=cpus,
+        gpus=gpus,
+        may_grow=may_grow(address),
     )
     summary = run_with_progress(planned, results, resources, address)
     typer.echo(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
@@ -73,34 +77,44 @@ def run(
 
 def status(
     store: options.Store,
-    grid: Annotated[str | None, typer.Option(help="Grid file, to tell what is still to do.", show_default=False)] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="Grid file, to tell what is still to do.", show_default=False)
+    ] = None,
 ) -> None:
     """Show what is done, what failed and why, and what is to do.
 
     Example: uapray status --store results/ --grid jobs/chest_xray.yaml
     """
     from uapray.cli import tables
-    from uapray.experiment import to_do
+    from uapray.experiment import standing_rows
     from uapray.query import query
     from uapray.store.results import open_results
 
     results = open_results(store)
     done = query(
         results,
-        "SELECT grid, count(DISTINCT trial_id) AS trials, count(*) AS rows, max(finished_at) AS latest FROM trials GROUP BY grid ORDER BY grid",
+        "SELECT grid, count(DISTINCT trial_id) AS trials, count(*) AS rows, max(finished_at) AS latest "
+        "FROM trials GROUP BY grid ORDER BY grid",
     ).to_pylist()
     failed = query(
         results,
-        "SELECT grid, step, trial_id, error, message, attempt FROM failures WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY \"at\" DESC LIMIT 20",
+        "SELECT grid, step, trial_id, error, message, attempt FROM failures "
+        'WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY "at" DESC LIMIT 20',
     ).to_pylist()
-    rows = [[str(one["grid"]), str(one["trials"]), str(one["rows"]), f"{one['latest']:%Y-%m-%d %H:%M} UTC"] for one in done]
+    rows = [
+        [str(one["grid"]), str(one["trials"]), str(one["rows"]), f"{one['latest']:%Y-%m-%d %H:%M} UTC"] for one in done
+    ]
     tables.show(f"{store}: done", ["grid", "trials", "rows", "latest"], rows)
     if failed:
-        why = [[one["trial_id"], one["step"], f"{one['error']}: {one['message'][:80]}", str(one["attempt"])] for one in failed]
+        why = [
+            [one["trial_id"], one["step"], f"{one['error']}: {one['message'][:80]}", str(one["attempt"])]
+            for one in failed
+        ]
         tables.show("failed", ["trial", "step", "why", "attempt"], why)
     if grid is not None:
         planned = load_plan(grid)
-        typer.echo(f"to do of {planned.grid.name}: {len(to_do(planned, results))} of {len(planned.trials)} trials")
+        left = planned.missing(planned.trials, standing_rows(results))
+        typer.echo(f"to do of {planned.grid.name}: {len(left)} of {len(planned.trials)} trials")
 
 
 def load_plan(grid: str) -> "Plan":

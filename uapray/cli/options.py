@@ -18,5 +18,7 @@ Gpus = Annotated[float, typer.Option(min=0, help="GPUs of a replica or training 
 Store = Annotated[str, typer.Option(help="Where results are: a folder or s3://bucket/prefix.", show_default=False)]
 Size = Annotated[
     int | None,
-    typer.Option(min=8, help="Height and width to bring the images to, pixels; default: as stored.", show_default=False),
+    typer.Option(
+        min=8, help="Height and width to bring the images to, pixels; default: as stored.", show_default=False
+    ),
 ]

@@ -8,11 +8,16 @@ from uapray.cli import options
 
 if TYPE_CHECKING:
     from uapray.api import Evaluation
+    from uapray.coordinator import Snapshot
+    from uapray.data.images import ImageSet
+    from uapray.models.card import Classifier
 
 Model = Annotated[
     str, typer.Option(help="Classifier: .safetensors, .pt2, or package.module:function.", show_default=False)
 ]
-Data = Annotated[str, typer.Option(help="Data set: a file, folder, pattern, s3://… or phantom:chest.", show_default=False)]
+Data = Annotated[
+    str, typer.Option(help="Data set: a file, folder, pattern, s3://… or phantom:chest.", show_default=False)
+]
 Target = Annotated[str | None, typer.Option(help="Class to be reached; default: any other.", show_default=False)]
 
 
@@ -22,13 +27,23 @@ def perturb(
     out: Annotated[str, typer.Option(help="The .safetensors to write.", show_default=False)],
     rule: Annotated[str, typer.Option(help="spgd, sga or random.")] = "spgd",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
-    zeta: Annotated[float | None, typer.Option(help="Radius as a share of the images' mean norm; default 0.04.", show_default=False)] = None,
-    xi: Annotated[float | None, typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False)] = None,
+    zeta: Annotated[
+        float | None,
+        typer.Option(help="Radius as a share of the images' mean norm; default 0.04.", show_default=False),
+    ] = None,
+    xi: Annotated[
+        float | None,
+        typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False),
+    ] = None,
     target: Target = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal bits.")] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting of the search, NAME=VALUE, e.g. starts=8 or max_epochs=2.", show_default=False),
+        typer.Option(
+            "--set",
+            help="A setting of the search, NAME=VALUE, e.g. starts=8 or max_epochs=2.",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     size: options.Size = None,
@@ -41,6 +56,7 @@ def perturb(
     Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
     """
     import os
+    from contextlib import nullcontext
 
     import safetensors.torch
 
@@ -51,39 +67,39 @@ def perturb(
 
     if not out.endswith(".safetensors"):
         raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
-    source, judged_on = _images(data, ("train", split), size, model)
-    classifier = api.as_classifier(model, source)
+    chosen = _parsed(settings or [])
+    classifier, (source, judged_on) = _load(model, data, ("train", split), size)
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
-    chosen = _parsed(settings or [])
-    with board() as progress:
-        if on_ray:
-            with session(address):
-                result = api.perturb(
-                    classifier, source, rule=rule, norm=norm, zeta=zeta, xi=xi, target=target, seed=seed,
-                    watch=lambda s: progress.show("searching", s.share_done, 1, f"best on validation {s.best_rate:.3f}"),
-                    **pool, **chosen,
-                )  # fmt: skip
-                evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, **pool)
-        else:
-            result = api.perturb(
-                classifier, source, rule=rule, norm=norm, zeta=zeta, xi=xi, target=target, seed=seed,
-                watch=lambda s: progress.show("searching", s.share_done, 1, f"best on validation {s.best_rate:.3f}"),
-                **chosen,
-            )  # fmt: skip
-            evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target)
-    header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or "", "made_on": classifier.sha256}
+    threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "target": target}
+    with board() as progress, session(address) if on_ray else nullcontext():
+
+        def watch(snapshot: "Snapshot") -> None:
+            progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
+
+        result = api.perturb(classifier, source, rule=rule, seed=seed, watch=watch, **threat, **pool, **chosen)
+        evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, **pool)
+    header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or ""}
+    header["made_on"] = classifier.sha256
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
-    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", f"{result.image_gradients} image-gradients, {result.image_queries} image-queries")
+    spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
+    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", spent)
 
 
 def evaluate(
-    perturbation: Annotated[str, typer.Argument(help="A .safetensors of ours, or a .npy from elsewhere: (c, h, w) or (h, w, c).")],
+    perturbation: Annotated[
+        str, typer.Argument(help="A .safetensors of ours, or a .npy from elsewhere: (c, h, w) or (h, w, c).")
+    ],
     model: Model,
     data: Data,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     target: Target = None,
-    scale: Annotated[float, typer.Option(help="What one pixel unit of the file is in [0, 1]: 0.5 for [-1, 1], 1/255 = 0.00392 for grey levels.")] = 1.0,
+    scale: Annotated[
+        float,
+        typer.Option(
+            help="What one pixel unit of the file is in [0, 1]: 0.5 for [-1, 1], 1/255 = 0.00392 for grey levels."
+        ),
+    ] = 1.0,
     size: options.Size = None,
 ) -> None:
     """Judge any perturbation on any classifier and split, beside a control of the same size.
@@ -92,22 +108,28 @@ def evaluate(
     """
     from uapray import api
 
-    (images,) = _images(data, (split,), size, model)
+    classifier, (images,) = _load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
-    evaluation = api.evaluate(model, images, v, target=target)
+    evaluation = api.evaluate(classifier, images, v, target=target)
     _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
-def _images(data: str, splits: tuple[str, ...], size: int | None, model: str) -> list[Any]:
-    """Load splits at the size asked for, or else at the size that the classifier's card says."""
+def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "tuple[Classifier, list[ImageSet]]":
+    """Load a classifier and splits, at the size asked for or else at the size that its card says."""
     from uapray.data.dataset import open_data
-    from uapray.models.weights import load_classifier
+    from uapray.models.card import check_fits
+    from uapray.models.weights import load_classifier, load_for
 
     square = None if size is None else (size, size)
-    if square is None and model.endswith(".safetensors"):
-        square = load_classifier(model).card.size
     opened = open_data(data)
-    return [opened.images(split, square) for split in splits]
+    if model.endswith(".safetensors"):
+        classifier = load_classifier(model)
+        images = [opened.images(split, square or classifier.card.size) for split in splits]
+    else:
+        images = [opened.images(split, square) for split in splits]
+        classifier = load_for(model, images[0])
+    check_fits(classifier, images[0])
+    return classifier, images
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
@@ -141,7 +163,8 @@ def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:
         else:
             array = safetensors.numpy.load(body)["perturbation"]
     except (ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{uri}: expected a .npy array or a .safetensors with a tensor 'perturbation': {error}") from None
+        expected = "expected a .npy array or a .safetensors with a tensor 'perturbation'"
+        raise ConfigError(f"{uri}: {expected}: {error}") from None
     array = np.squeeze(array)
     array = array[None] if array.ndim == 2 else array
     if array.shape != shape and array.ndim == 3 and (array.shape[2], *array.shape[:2]) == shape:

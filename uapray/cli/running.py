@@ -1,15 +1,16 @@
 """Running a plan under the eyes of a person or a job log."""
 
+import os
 import signal
 import threading
 from typing import Any
 
 from uapray.cli.progress import board
 from uapray.coordinator import Snapshot
-from uapray.experiment import InterruptedSearchError, Resources, Run, Summary, Watcher, run_plan, to_do
+from uapray.experiment import InterruptedSearchError, Resources, Run, Summary, Watcher, find_missing, run_missing
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
-from uapray.on_ray.session import session
+from uapray.on_ray.session import LOCAL, session
 from uapray.plan import Plan, TrialStep, Victim
 from uapray.store.results import Results
 from uapray.trial import Judgement
@@ -17,13 +18,14 @@ from uapray.trial import Judgement
 
 def run_with_progress(plan: Plan, results: Results, resources: Resources, address: str | None) -> Summary:
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
-    results.objects.check()
+    missing = find_missing(plan, results)
+    total = len(plan.trials)
+    if not missing.groups:
+        return Summary(0, total, 0)
     stop = threading.Event()
     lock = threading.Lock()
-    finished: set[str] = {trial.trial_id for trial in plan.trials} - {trial.trial_id for trial in to_do(plan, results)}
-    total = len(plan.trials)
-    if len(finished) == total:
-        return Summary(0, total, 0)
+    finished = {trial.trial_id for trial in plan.trials}
+    finished -= {trial.trial_id for _, _, trials in missing.groups for trial in trials}
     with board() as progress, session(address), _stopping(stop):
 
         def training(victim: Victim, report: EpochReport) -> None:
@@ -56,15 +58,22 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
 
         watcher = Watcher(training=training, trained=trained, searching=searching, judged=judged, failed=failed)
         try:
-            return run_plan(Run(plan, results, resources, watcher, stop))
+            return run_missing(Run(plan, results, resources, watcher, stop), missing)
         except InterruptedSearchError:
             raise KeyboardInterrupt from None
+
+
+def may_grow(address: str | None) -> bool:
+    """Return whether the cluster is one that was joined, which an autoscaler may enlarge."""
+    return (address or os.environ.get("RAY_ADDRESS") or LOCAL) != LOCAL
 
 
 def label(step: TrialStep) -> str:
     """Return a trial's name for people."""
     target = f" to {step.threat.target}" if step.threat.target else ""
-    return f"{step.search.rule} on {step.victim.name}, {step.threat.norm} {step.threat.zeta:g}{target}, seed {step.seed}"
+    return (
+        f"{step.search.rule} on {step.victim.name}, {step.threat.norm} {step.threat.zeta:g}{target}, seed {step.seed}"
+    )
 
 
 class _stopping:  # noqa: N801 - used as a statement

@@ -1,10 +1,13 @@
 """``uapray train``: one classifier, on Ray."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uapray.cli import options
+
+if TYPE_CHECKING:
+    from uapray.models.recipe import Recipe
 
 
 def train(
@@ -14,7 +17,9 @@ def train(
     initial_weights: Annotated[
         str, typer.Option(help="pretrained, random, or a weights file (.safetensors, .npz).")
     ] = "pretrained",
-    recipe: Annotated[str, typer.Option(help="papers, quick, or a YAML file (base: NAME and what differs).")] = "papers",
+    recipe: Annotated[
+        str, typer.Option(help="papers, quick, or a YAML file (base: NAME and what differs).")
+    ] = "papers",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     size: options.Size = None,
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
@@ -70,7 +75,7 @@ def train(
     tables.show(out, ["split", "images", "accuracy [95 %]", "balanced", "AUC"], rows)
 
 
-def _recipe(name: str, epochs: int | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _recipe(name: str, epochs: int | None) -> "Recipe":
     import yaml
 
     from uapray.models.recipe import recipe_of

@@ -86,9 +86,7 @@ class DataSet:
                 ``size``, pictures differ in size.
         """
         if split not in self.splits():
-            raise DataError(
-                f"{self.name}: expected one of the splits {', '.join(self.splits())}, got {split}"
-            )
+            raise DataError(f"{self.name}: expected one of the splits {', '.join(self.splits())}, got {split}")
         if size is not None and min(size) < 1:
             raise DataError(f"{self.name}: expected a size (height, width) of at least 1 pixel, got {size}")
         rows = np.flatnonzero(np.asarray(self.table["split"]) == split)
@@ -98,6 +96,14 @@ class DataSet:
         mode = "L" if self.channels() == 1 else "RGB"
         pixels = self._decoded(rows, ids, mode, size)
         return ImageSet(pixels, labels, ids, groups, self.class_names, self.name, split)
+
+    def check_labels(self, split: str) -> None:
+        """Refuse a split with images that have no label, without decoding one.
+
+        Raises:
+            DataError: If labels are missing.
+        """
+        self._labels(np.flatnonzero(np.asarray(self.table["split"]) == split), split)
 
     def _labels(self, rows: NDArray[np.int64], split: str) -> NDArray[np.int64]:
         labels = np.asarray(self.table["label"].take(rows).fill_null(-1), dtype=np.int64)
@@ -130,9 +136,7 @@ class DataSet:
                 pixels[place] = np.asarray(picture).reshape(height, width, len(mode))
 
         with ThreadPoolExecutor(_threads()) as pool:
-            for _ in pool.map(
-                fill, _chunks(len(rows))
-            ):  # in order: the first damaged picture is the one named
+            for _ in pool.map(fill, _chunks(len(rows))):  # in order: the first damaged picture is the one named
                 pass
         return pixels
 
@@ -159,9 +163,7 @@ def load_images(uri: str, split: str = "train", size: tuple[int, int] | None = N
 def shared_groups(dataset: DataSet) -> dict[tuple[str, str], int]:
     """Return how many patients each pair of splits shares; pairs that share none are left out."""
     members: dict[str, set[str]] = {split: set() for split in dataset.splits()}
-    for split, group in zip(
-        dataset.table["split"].to_pylist(), dataset.table["group"].to_pylist(), strict=True
-    ):
+    for split, group in zip(dataset.table["split"].to_pylist(), dataset.table["group"].to_pylist(), strict=True):
         if group is not None:
             members[split].add(group)
     counts = {(one, two): len(members[one] & members[two]) for one, two in combinations(members, 2)}

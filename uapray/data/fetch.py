@@ -95,16 +95,12 @@ def download(file: Download, progress: Progress | None = None) -> Path:
     part = file.path.with_name(file.path.name + ".part")
     resumed = part.exists()
     _complete(file.url, part, progress)
-    if (
-        resumed and _md5(part) != file.md5
-    ):  # the part may have been of another version: once more from the start
+    if resumed and _md5(part) != file.md5:  # the part may have been of another version: once more from the start
         part.unlink()
         _complete(file.url, part, progress)
     if (md5 := _md5(part)) != file.md5:
         part.unlink()
-        raise DataError(
-            f"{file.url}: expected md5 {file.md5}, got {md5}; removed. Try again or another mirror"
-        )
+        raise DataError(f"{file.url}: expected md5 {file.md5}, got {md5}; removed. Try again or another mirror")
     part.replace(file.path)
     return file.path
 
@@ -152,9 +148,7 @@ def _append(url: str, part: Path, progress: Progress | None) -> None:
                         progress(start, total if total is not None else start)
     except requests.RequestException as error:
         if isinstance(error, ValueError):  # no such scheme, no host
-            raise DataError(
-                f"{url}: expected a URL of a file, got one that makes no sense: {error}"
-            ) from error
+            raise DataError(f"{url}: expected a URL of a file, got one that makes no sense: {error}") from error
         raise _Interrupted(_reason(error)) from error
     except OSError as error:
         raise DataError(f"{part}: cannot be written: {error.strerror or error}") from error
@@ -192,24 +186,18 @@ def _facts_of(name: str, size: int) -> dict[str, Any]:
     sets: dict[str, dict[str, Any]] = _facts()["sets"]
     if name not in sets:
         near = get_close_matches(name.lower(), sets, n=1, cutoff=0.0)[0]
-        raise DataError(
-            f"{name}: expected the name of a public set; did you mean {near}? ({', '.join(sets)})"
-        )
+        raise DataError(f"{name}: expected the name of a public set; did you mean {near}? ({', '.join(sets)})")
     if size not in SIZES:
         raise DataError(f"{name}: expected size {', '.join(map(str, SIZES))}, got {size}")
     if sets[name]["task"].startswith("multi-label"):
         count = len(sets[name]["labels"])
-        raise DataError(
-            f"{name}: has {count} labels an image (multi-label); choose a set with one class an image"
-        )
+        raise DataError(f"{name}: has {count} labels an image (multi-label); choose a set with one class an image")
     return sets[name]
 
 
 @once
 def _facts() -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(
-        resources.files("uapray.data").joinpath("medmnist.json").read_text("utf-8")
-    )
+    facts: dict[str, Any] = json.loads(resources.files("uapray.data").joinpath("medmnist.json").read_text("utf-8"))
     return facts
 
 

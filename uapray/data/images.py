@@ -87,9 +87,7 @@ def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, Image
     return images.select(~held), images.select(held)
 
 
-def held_out(
-    labels: NDArray[np.int64], groups: Sequence[str | None], share: float, seed: int
-) -> NDArray[np.bool_]:
+def held_out(labels: NDArray[np.int64], groups: Sequence[str | None], share: float, seed: int) -> NDArray[np.bool_]:
     """Return which images ``(n,)`` to hold out: about ``share`` of every class, whole groups only.
 
     Groups come in an order drawn from ``seed`` (large ones must not come first, or they would all be held
@@ -103,9 +101,7 @@ def held_out(
         raise DataError(f"share to hold out: expected more than 0 and less than 1, got {share}")
     group_of, counts = _group_counts(labels, groups)
     if len(counts) < 2:
-        raise DataError(
-            f"hold out: expected images of two or more patients, got {len(labels)} of {len(counts)}"
-        )
+        raise DataError(f"hold out: expected images of two or more patients, got {len(labels)} of {len(counts)}")
     taken = _draw(counts, share, np.random.default_rng(seed))
     _settle(taken, counts, share)
     if taken.all() or not taken.any():  # the share is less than any group: one group is the least
@@ -150,9 +146,7 @@ def _settle(taken: NDArray[np.bool_], counts: NDArray[np.float64], share: float)
         taken[best] ^= True
 
 
-def _cost_of_change(
-    taken: NDArray[np.bool_], counts: NDArray[np.float64], share: float
-) -> NDArray[np.float64]:
+def _cost_of_change(taken: NDArray[np.bool_], counts: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     """Return what a change of side of each group adds to the squared distance from the share.
 
     Distances are in images, squared and divided by the class's images, so that rare classes weigh as much.

@@ -151,9 +151,7 @@ def _grouped(pictures: Sequence[Picture], pattern: str, source: str) -> list[Pic
         match = expression.search(picture.id.rpartition("/")[2])
         grouped.append(replace(picture, group=match[1] if match else None))
     if all(picture.group is None for picture in grouped):
-        raise DataError(
-            f"{source}: group pattern {pattern} matches no file name; the first is {pictures[0].id}"
-        )
+        raise DataError(f"{source}: group pattern {pattern} matches no file name; the first is {pictures[0].id}")
     return grouped
 
 
@@ -187,9 +185,7 @@ def _with_splits(
     split = list(pictures)
     if without:
         if test_share + val_share >= 1:
-            raise DataError(
-                f"import: expected test and val shares below 1 together, got {test_share}+{val_share}"
-            )
+            raise DataError(f"import: expected test and val shares below 1 together, got {test_share}+{val_share}")
         split = [replace(picture, split="train") for picture in pictures]
         split = _moved(split, names, "test", test_share, seed)
     elif any(picture.split == "val" for picture in pictures):
@@ -198,9 +194,7 @@ def _with_splits(
     return _moved(split, names, "val", val_share * len(split) / max(in_train, 1), seed + 1)
 
 
-def _moved(
-    pictures: Sequence[Picture], names: Sequence[str], to_split: str, share: float, seed: int
-) -> list[Picture]:
+def _moved(pictures: Sequence[Picture], names: Sequence[str], to_split: str, share: float, seed: int) -> list[Picture]:
     if share == 0:
         return list(pictures)
     train = [place for place, picture in enumerate(pictures) if picture.split == "train"]
@@ -210,9 +204,7 @@ def _moved(
     return [replace(p, split=to_split) if place in moved else p for place, p in enumerate(pictures)]
 
 
-def _read_all(
-    pictures: Sequence[Picture], source: str, progress: Callable[[int, int], None] | None
-) -> list[bytes]:
+def _read_all(pictures: Sequence[Picture], source: str, progress: Callable[[int, int], None] | None) -> list[bytes]:
     """Return the pictures' bytes, each decoded once to see that it is whole."""
     bodies: list[bytes] = []
     damaged: list[str] = []

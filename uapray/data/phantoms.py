@@ -44,9 +44,7 @@ def parse(uri: str) -> Request:
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
             near = get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise DataError(
-                f"{uri}: unknown parameter {name}; did you mean {near}? (there are {', '.join(names)})"
-            )
+            raise DataError(f"{uri}: unknown parameter {name}; did you mean {near}? (there are {', '.join(names)})")
         if not text.isascii() or not text.isdigit():
             raise DataError(f"{uri}: expected a whole number for {name}, got {text!r}")
         values[name] = int(text)

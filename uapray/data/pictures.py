@@ -21,9 +21,7 @@ def decode(body: bytes, name: str) -> Image.Image:
     Raises:
         DataError: If it is damaged, cut off or no picture; the text names it.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = (
-        False  # a global that others set: a cut-off picture would be padded grey
-    )
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a global that others set: a cut-off picture would be padded grey
     try:
         if body.startswith(b"\x89PNG"):
             Image.open(io.BytesIO(body)).verify()  # checksums, which load() leaves out

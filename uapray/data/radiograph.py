@@ -45,7 +45,7 @@ def anatomy(rng: np.random.Generator) -> Anatomy:
         rib_pitch=rng.uniform(0.17, 0.21),
         rib_phase=rng.uniform(0.0, 1.0),
         vessels=int(rng.integers(2**31)),
-        soft_tissue=rng.uniform(0.0, 0.12),
+        soft_tissue=rng.uniform(0.0, 0.10),
     )
 
 
@@ -159,12 +159,12 @@ def _soft_tissue(patient: Anatomy, x: Grid, y: Grid) -> Grid:
 def _opacity(air: Grid, x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     """Return a cloudy patch somewhere in a lung, from obvious to hardly visible."""
     centre = rng.choice(np.flatnonzero(air > 0.7))
-    angle, radius, stretch = rng.uniform(0, math.pi), rng.uniform(0.18, 0.34), rng.uniform(1.0, 1.6)
+    angle, radius, stretch = rng.uniform(0, math.pi), rng.uniform(0.20, 0.36), rng.uniform(1.0, 1.6)
     u, w = x - x.flat[centre], y - y.flat[centre]
     along = (u * math.cos(angle) + w * math.sin(angle)) / stretch
     across = w * math.cos(angle) - u * math.sin(angle)
     distance = np.sqrt(along * along + across * across) / radius + 0.25 * _clouds(len(x), rng)
-    strength = min(max(rng.lognormal(-0.15, 0.35), 0.4), 0.97)
+    strength = min(max(rng.lognormal(-0.1, 0.35), 0.4), 0.98)
     return strength * _edge(1 - distance, 0.35)
 
 
@@ -177,7 +177,7 @@ def _clouds(size: int, rng: np.random.Generator) -> Grid:
 def _effusion(patient: Anatomy, x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     """Return fluid at the foot of one lung: a blunted angle, or a level that rises towards the chest wall."""
     side = 1.0 if rng.random() < 0.5 else -1.0
-    height = min(max(rng.lognormal(-1.15, 0.45), 0.14), 0.8)
+    height = min(max(rng.lognormal(-1.05, 0.45), 0.15), 0.8)
     aside = np.clip(side * x / patient.width, 0, 1)
     floor = patient.base + 0.9 * patient.dome + (patient.base_step if side > 0 else 0.0)
     level = floor - height * (0.45 + 1.1 * aside * aside * aside)

@@ -86,9 +86,7 @@ def from_csv(source: str) -> list[Picture]:
     """
     path = local_path(source)
     try:
-        lines = [
-            line for line in csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")) if any(line)
-        ]
+        lines = [line for line in csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")) if any(line)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{source}: expected a CSV in UTF-8, got {error}") from error
     if not lines:
@@ -97,9 +95,7 @@ def from_csv(source: str) -> list[Picture]:
     if places is None:
         if len(lines[0]) != 2:
             came = ",".join(lines[0])[:80]
-            raise DataError(
-                f"{source}: expected a header path,label[,split][,group] or two columns, got {came}"
-            )
+            raise DataError(f"{source}: expected a header path,label[,split][,group] or two columns, got {came}")
         places = {"path": 0, "label": 1}
     pictures = []
     for number, line in enumerate(lines[first:], first + 1):
@@ -110,9 +106,7 @@ def from_csv(source: str) -> list[Picture]:
             raise DataError(f"{source}: expected a path and a label in row {number}, got {','.join(line)}")
         split = split_name(cells["split"], f"{source}: row {number}") if cells.get("split") else None
         file = path.parent / cells["path"]
-        pictures.append(
-            Picture(cells["path"], cells["label"], split, cells.get("group") or None, file.read_bytes)
-        )
+        pictures.append(Picture(cells["path"], cells["label"], split, cells.get("group") or None, file.read_bytes))
     return pictures
 
 

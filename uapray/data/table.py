@@ -100,9 +100,7 @@ def _read(file: str) -> Any:
     columns = {field.name: _column(table, field, file) for field in SCHEMA}
     for name in _REQUIRED:
         if columns[name].null_count:
-            raise DataError(
-                f"{file}: expected a value in every row of {name}, got {columns[name].null_count} nulls"
-            )
+            raise DataError(f"{file}: expected a value in every row of {name}, got {columns[name].null_count} nulls")
     others = {name: table[name] for name in table.column_names if name not in columns}
     return pa.table(columns | others)
 

@@ -73,14 +73,10 @@ def _image_shape(origin: str, program: Any) -> tuple[int | None, tuple[int, int]
     names = program.graph_signature.user_inputs
     values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
     if len(names) != 1 or not isinstance(values[0], Tensor) or values[0].ndim != 4:
-        raise ClassifierError(
-            f"{origin}: expected a program of one input, images (n, c, h, w), got {len(names)}"
-        )
+        raise ClassifierError(f"{origin}: expected a program of one input, images (n, c, h, w), got {len(names)}")
     batch, channels, *size = values[0].shape
     if isinstance(batch, int):
-        raise ClassifierError(
-            f"{origin}: expected a program for any number of images, got one for {batch}; {_HOW}"
-        )
+        raise ClassifierError(f"{origin}: expected a program for any number of images, got one for {batch}; {_HOW}")
     height, width = size
     known = isinstance(height, int) and isinstance(width, int)
     return channels if isinstance(channels, int) else None, (height, width) if known else None

@@ -40,9 +40,7 @@ def call(reference: str) -> nn.Module:
     try:
         module = function()
     except Exception as error:  # the user's code may raise anything
-        raise ClassifierError(
-            f"{reference}: the function failed ({type(error).__name__}: {error})"
-        ) from error
+        raise ClassifierError(f"{reference}: the function failed ({type(error).__name__}: {error})") from error
     if not isinstance(module, nn.Module):
         raise ClassifierError(f"{reference}: expected a torch.nn.Module, got {type(module).__name__}")
     return module
@@ -63,9 +61,7 @@ def count_classes(name: str, module: nn.Module, channels: int, size: tuple[int, 
     if not logits.isfinite().all():
         raise ClassifierError(f"{name}: expected finite logits for pixels in [0, 1], got {_some(logits)}")
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-        raise ClassifierError(
-            f"{name}: expected logits, got probabilities that sum to 1; leave the softmax out"
-        )
+        raise ClassifierError(f"{name}: expected logits, got probabilities that sum to 1; leave the softmax out")
     if (logits[:1] - alone).abs().max() > _TOLERANCE * logits.abs().max():
         raise ClassifierError(
             f"{name}: an image's logits depend on the batch around it; export or build it in evaluation mode"

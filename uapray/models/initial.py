@@ -54,9 +54,7 @@ def adopt(model: PixelModel, architecture: str, uri: str, *, keep_normalisation:
     model.backbone.load_state_dict(merged)
 
 
-def misfits(
-    came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...] = ()
-) -> list[str]:
+def misfits(came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...] = ()) -> list[str]:
     """Name every tensor that is missing, of another shape or unexpected, the last layer aside."""
     return [
         *(
@@ -100,13 +98,9 @@ def head_prefixes(backbone: nn.Module) -> tuple[str, ...]:
     return (f"{layers[-1]}.",)
 
 
-def _fit(
-    came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...]
-) -> dict[str, Tensor]:
+def _fit(came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:
     """Leave out what no classifier of ours has, and turn the first layer from 3 channels to 1 or back."""
-    layers_cut: tuple[str, ...] = (
-        () if any(name.startswith("pre_logits.") for name in expected) else ("pre_logits.",)
-    )
+    layers_cut: tuple[str, ...] = () if any(name.startswith("pre_logits.") for name in expected) else ("pre_logits.",)
     if "features.0.weight" in expected and "head.fc.weight" in expected and layers_cut:
         layers_cut += ("classifier.",)  # torchvision's name of the layers that the papers cut off VGG
     fitted = {
@@ -122,9 +116,7 @@ def _fit(
 
 def _recoloured(weight: Tensor, wanted: Tensor) -> Tensor:
     before, after = weight.shape[1:2], wanted.shape[1:2]
-    same_otherwise = (
-        weight.ndim == 4 and weight.shape[0] == wanted.shape[0] and weight.shape[2:] == wanted.shape[2:]
-    )
+    same_otherwise = weight.ndim == 4 and weight.shape[0] == wanted.shape[0] and weight.shape[2:] == wanted.shape[2:]
     if not same_otherwise or before == after or {*before, *after} != {1, 3}:
         return weight
     # Equal answers to a grey picture, whether it comes once or three times over.

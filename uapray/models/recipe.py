@@ -58,9 +58,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.milestones and self.schedule != "steps":
-            raise ValueError(
-                f"milestones: expected none with schedule {self.schedule}, got {self.milestones}"
-            )
+            raise ValueError(f"milestones: expected none with schedule {self.schedule}, got {self.milestones}")
         if list(self.milestones) != sorted(set(self.milestones)) or any(m <= 0 for m in self.milestones):
             raise ValueError(f"milestones: expected epochs above 0 that rise, got {self.milestones}")
         if self.nesterov and not self.momentum:
@@ -106,9 +104,7 @@ def learning_rate_at(recipe: Recipe, progress: float) -> float:
         case "constant":
             return recipe.learning_rate
         case "steps":
-            return recipe.learning_rate * recipe.gamma ** sum(
-                progress >= epoch for epoch in recipe.milestones
-            )
+            return recipe.learning_rate * recipe.gamma ** sum(progress >= epoch for epoch in recipe.milestones)
         case "one-cycle":
             done = min(progress / recipe.epochs, 1.0)
             if done < _WARM_UP:

@@ -83,9 +83,7 @@ def predict_probabilities(
     return np.concatenate(parts)
 
 
-def score(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], class_names: Sequence[str]
-) -> Scores:
+def score(labels: NDArray[np.int64], probabilities: NDArray[np.float64], class_names: Sequence[str]) -> Scores:
     """Compare predictions with labels.
 
     Args:

@@ -58,9 +58,7 @@ def decode_weights(uri: str, body: bytes) -> WeightsFile:
     try:
         tensors = safetensors.torch.load(body)
     except SafetensorError as error:
-        raise ClassifierError(
-            f"{uri}: expected a .safetensors file, got a damaged or other one ({error})"
-        ) from None
+        raise ClassifierError(f"{uri}: expected a .safetensors file, got a damaged or other one ({error})") from None
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     return WeightsFile(tensors, header.get("__metadata__", {}).get(CARD_KEY))
 
@@ -80,9 +78,7 @@ def refuse_pickle(uri: str, body: bytes) -> None:
             return
         raise ClassifierError(f"{uri}: expected .safetensors or .pt2, got a pickle;\n{_HOW}")
     if _holds_pickle(body):
-        raise ClassifierError(
-            f"{uri}: expected .safetensors or .pt2, got a torch zip with a pickle in it;\n{_HOW}"
-        )
+        raise ClassifierError(f"{uri}: expected .safetensors or .pt2, got a torch zip with a pickle in it;\n{_HOW}")
 
 
 def encode_weights(tensors: Mapping[str, Tensor], card: str) -> bytes:

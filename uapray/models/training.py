@@ -150,9 +150,7 @@ def _batch_size(worker: _Worker) -> int:
     train, validation, recipe, world = worker.train, worker.validation, worker.recipe, worker.world
     for part, least in ((train, 2), (validation, 1)):
         if len(part) < least:
-            raise DataError(
-                f"{part.name} {part.split}: expected at least {least} images to train, got {len(part)}"
-            )
+            raise DataError(f"{part.name} {part.split}: expected at least {least} images to train, got {len(part)}")
     batch = min(recipe.batch_size, len(train)) // world * world
     if batch // world < 2:
         # Batch norm has no variance of one image.
@@ -185,8 +183,7 @@ def _train_epoch(worker: _Worker, optimizer: torch.optim.Optimizer, epoch: int, 
     mean = float(torch.stack(losses).mean())
     if not np.isfinite(mean):
         raise TrialError(
-            f"training: the loss is {mean} in epoch {epoch}; "
-            f"lower learning_rate ({worker.recipe.learning_rate:g})"
+            f"training: the loss is {mean} in epoch {epoch}; lower learning_rate ({worker.recipe.learning_rate:g})"
         )
     return mean
 

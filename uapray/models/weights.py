@@ -1,6 +1,7 @@
 """Classifiers in files: one ``.safetensors`` with the card inside; users' own; never a pickle."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from uapray.models.tensors import (
 from uapray.models.zoo import build, canonical
 from uapray.objects import read_uri, write_uri
 
+if TYPE_CHECKING:
+    from uapray.data.images import ImageSet
+
 SUFFIX = ".safetensors"
 
 
@@ -38,9 +42,7 @@ def save_classifier(classifier: Classifier, uri: str) -> None:
     """
     if not uri.endswith(SUFFIX):
         raise ClassifierError(f"{uri}: expected a name that ends in {SUFFIX}")
-    if not isinstance(classifier.module, PixelModel) and not foreign.is_reference(
-        classifier.card.architecture
-    ):
+    if not isinstance(classifier.module, PixelModel) and not foreign.is_reference(classifier.card.architecture):
         raise ClassifierError(
             f"{classifier.card.architecture}: cannot be built again from a name, so its weights alone are no "
             "classifier; keep the file it came from, or give it as module:function"
@@ -92,12 +94,18 @@ def load_classifier(
         return _load_ours(reference, file.tensors, file.card, names, channels, size)
     if architecture is None or names is None or channels is None or size is None:
         raise ClassifierError(
-            f"{reference}: holds weights and no card; say what they are: "
-            "architecture, class names, channels, size"
+            f"{reference}: holds weights and no card; say what they are: architecture, class names, channels, size"
         )
     model = build(architecture, classes=len(names), channels=channels, size=size, mean=mean, std=std)
     _load_strictly(reference, model.backbone, _without_normalisation(file.tensors), canonical(architecture))
     return make_classifier(model, _card(canonical(architecture), names, channels, size, reference, model))
+
+
+def load_for(reference: str, images: "ImageSet") -> Classifier:
+    """Load a classifier; one without a card is told which images it is for."""
+    if reference.endswith(SUFFIX):
+        return load_classifier(reference)
+    return load_classifier(reference, class_names=images.class_names, channels=images.channels, size=images.size)
 
 
 def wrap_module(

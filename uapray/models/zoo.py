@@ -123,14 +123,10 @@ class SmallCNN(nn.Sequential):
         super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
 
-def _backbone(
-    name: str, classes: int, channels: int, size: tuple[int, int], *, pretrained: bool
-) -> nn.Module:
+def _backbone(name: str, classes: int, channels: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:
     if name in SMALL:
         if pretrained:
-            raise ClassifierError(
-                f"{name}: nobody publishes pretrained weights of it; expected random or a file"
-            )
+            raise ClassifierError(f"{name}: nobody publishes pretrained weights of it; expected random or a file")
         return SmallCNN(SMALL[name], channels, classes)
     if name.startswith(TORCHVISION):
         if pretrained:
@@ -178,9 +174,7 @@ def _timm_backbone(name: str, classes: int, size: tuple[int, int], *, pretrained
                 f"{name}: pretrained weights could not be loaded ({said});\n"
                 "without network give a local .safetensors file as initial weights, or 'random'"
             ) from error
-        raise ClassifierError(
-            f"{name}: cannot be built for {size[0]}x{size[1]} px images ({said})"
-        ) from error
+        raise ClassifierError(f"{name}: cannot be built for {size[0]}x{size[1]} px images ({said})") from error
     return _with_papers_head(module, classes) if papers_head else module
 
 

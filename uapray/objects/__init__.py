@@ -77,9 +77,7 @@ def expand_uri(uri: str) -> list[str]:
     place = open_objects(uri)
     found = _expand_folder(place) if isinstance(place, LocalObjects) else _expand_prefix(place)
     if not found:
-        raise NotFoundError(
-            f"{uri}: expected a file, a folder with *.parquet or a pattern that matches, found none"
-        )
+        raise NotFoundError(f"{uri}: expected a file, a folder with *.parquet or a pattern that matches, found none")
     return found
 
 

@@ -184,9 +184,7 @@ def _no_answer(error: "BotoCoreError", where: str) -> StoreError:
         case exceptions.ParamValidationError():
             return StoreError(f"{where}: expected a bucket of 3 to 63 small letters, digits, '.' and '-'")
         case exceptions.ConnectionError():
-            return StoreError(
-                f"{where}: no answer; check AWS_ENDPOINT_URL and the network\nboto3 says: {said}"
-            )
+            return StoreError(f"{where}: no answer; check AWS_ENDPOINT_URL and the network\nboto3 says: {said}")
     return StoreError(f"{where}: boto3 cannot ask for it: {said}")
 
 

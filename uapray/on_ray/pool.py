@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
-from uapray.errors import ClusterError
+from uapray.errors import ClusterError, ConfigError
 from uapray.on_ray.session import available_replicas
 from uapray.replica import Batch, Replica
 
@@ -48,6 +48,7 @@ class RayPool:
         gpus: float = 0.0,
         timeout_s: float = 600.0,
         max_deaths: int = 100,
+        may_grow: bool = False,
     ) -> None:
         """Start the replicas and wait until the models stand.
 
@@ -59,13 +60,15 @@ class RayPool:
             gpus: GPUs of one replica; a fraction shares one.
             timeout_s: A request that takes longer is given up, and its replica replaced.
             max_deaths: Replicas that may die before the pool gives up.
+            may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
 
         Raises:
-            ClusterError: If the cluster cannot hold the replicas.
+            ConfigError: If the cluster cannot hold the replicas, now or ever.
+            ClusterError: If the replicas did not start.
         """
         held = available_replicas(cpus=cpus, gpus=gpus)
-        if held < replicas:
-            raise ClusterError(
+        if held < replicas and not may_grow:
+            raise ConfigError(
                 f"replicas: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU "
                 f"each, got {replicas}; ask for fewer or a larger cluster"
             )

@@ -132,7 +132,7 @@ def _run(trainer: Any, mailbox: Any, on_epoch: Callable[[EpochReport], None]) ->
     def train() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is raised below, in the caller's thread
+        except Exception as error:
             failure.append(error)
 
     running = threading.Thread(target=train, daemon=True)

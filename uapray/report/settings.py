@@ -1,8 +1,5 @@
 """What the queries of the report share: the trials of a grid, once each, and what makes a setting."""
 
-# In this order people look for a setting.
-ORDER = "data, classifier, classifier_sha256, norm, zeta NULLS LAST, xi, target NULLS FIRST"
-
 
 def each_trial(grid: str | None) -> str:
     """Return the SELECT of the trials of a grid, or of all grids, with what makes the setting of each.
@@ -11,9 +8,9 @@ def each_trial(grid: str | None) -> str:
     Xi makes the setting only where no zeta does: the same zeta on other images is another xi.
     """
     return f"""\
-SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256, split) *, struct_pack(
-    on_data := data_sha256, of := classifier_sha256, within := norm, share := zeta,
-    radius := CASE WHEN zeta IS NULL THEN xi END, towards := target) AS setting
+SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256, split) *,
+    {{'data': data_sha256, 'classifier': classifier_sha256, 'norm': norm, 'zeta': zeta,
+     'xi': CASE WHEN zeta IS NULL THEN xi END, 'target': target}} AS setting
   FROM trials{of_grid(grid)} ORDER BY finished_at DESC"""
 
 

@@ -152,9 +152,7 @@ def _check_columns(table: str, schema: pa.Schema, row: Mapping[str, Any]) -> Non
         value = row.get(field.name)
         # pyarrow would cut 1.5 down to 1
         if pa.types.is_integer(field.type) and not isinstance(value, Integral | None):
-            raise StoreError(
-                f"{table}: {field.name} is not of its column's type: expected an integer, got {value!r}"
-            )
+            raise StoreError(f"{table}: {field.name} is not of its column's type: expected an integer, got {value!r}")
 
 
 def _part(name: str) -> str:
@@ -183,9 +181,7 @@ def _whole(body: bytes, uri: str) -> pa.Buffer:
     try:
         pq.read_metadata(pa.BufferReader(buffer))
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"{uri}: damaged, no whole Parquet file; delete it and run its grid again"
-        ) from error
+        raise StoreError(f"{uri}: damaged, no whole Parquet file; delete it and run its grid again") from error
     return buffer
 
 

@@ -1,0 +1,139 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from victims import HEIGHT, WIDTH, grey_levels, noise
+
+from uapray.measures import Outcome, Rate, visibility
+
+CLASSES = 4
+
+
+def wilson(hits: int, images: int) -> tuple[float, float]:
+    """Return the interval by its formula (Wilson 1927), z the 97.5 % point of the normal distribution."""
+    z, share = 1.959963984540054, hits / images
+    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return middle - half, middle + half
+
+
+counts = st.integers(1, 5000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images)))
+
+
+@given(counts)
+def test_interval_is_wilsons(count: tuple[int, int]) -> None:
+    rate = Rate(*count)
+    low, high = rate.interval
+    assert (low, high) == pytest.approx(wilson(*count), abs=1e-9)
+    assert -1e-12 <= low <= rate.share <= high + 1e-12 <= 1 + 2e-12
+
+
+def test_intervals_known_by_heart() -> None:
+    assert Rate(432, 540).interval == pytest.approx((0.7642, 0.8315), abs=1e-4)
+    assert Rate(0, 10).interval == pytest.approx((0, 0.2775), abs=1e-4)
+    assert Rate(10, 10).interval == pytest.approx((0.7225, 1), abs=1e-4)
+
+
+def test_no_images_say_nothing() -> None:
+    assert math.isnan(Rate(0, 0).share)
+    assert Rate(0, 0).interval == (0, 1)
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcome:
+    count = draw(st.integers(1, 40))
+    classes = st.lists(st.integers(0, CLASSES - 1), min_size=count, max_size=count)
+    labels, clean, perturbed = (np.array(draw(classes), dtype=np.int64) for _ in range(3))
+    return Outcome(labels, clean, perturbed, CLASSES)
+
+
+@given(outcomes())
+def test_rates_count_what_they_say(outcome: Outcome) -> None:
+    triples = list(zip(outcome.labels.tolist(), outcome.clean.tolist(), outcome.perturbed.tolist(), strict=True))
+    assert outcome.images == len(triples)
+    assert outcome.clean_accuracy == pytest.approx(sum(y == c for y, c, _ in triples) / len(triples))
+    assert outcome.robust_accuracy == pytest.approx(sum(y == p for y, _, p in triples) / len(triples))
+    assert outcome.fooling == Rate(sum(c != p for _, c, p in triples), len(triples))
+    for target in range(CLASSES):
+        assert outcome.towards(target) == Rate(sum(p == target for _, _, p in triples), len(triples))
+        asked = [p for _, c, p in triples if c != target]
+        assert outcome.towards_non_target(target) == Rate(sum(p == target for p in asked), len(asked))
+
+
+@given(outcomes())
+def test_ceiling_is_what_sending_all_to_the_dominant_class_would_reach(outcome: Outcome) -> None:
+    totals = Counter(outcome.perturbed.tolist())
+    assert totals[outcome.dominant] == max(totals.values())
+    assert outcome.dominant == min(label for label in totals if totals[label] == max(totals.values()))
+    everybody = np.full_like(outcome.perturbed, outcome.dominant)
+    sent = Outcome(outcome.labels, outcome.clean, everybody, CLASSES)
+    assert sent.fooling.share == pytest.approx(outcome.ceiling)
+    assert sent.ceiling == outcome.ceiling
+
+
+def test_ceiling_of_two_balanced_classes_is_one_half() -> None:
+    clean = np.array([0, 1] * 10)
+    assert Outcome(clean, clean, np.ones(20, np.int64), 2).ceiling == 0.5
+
+
+@given(outcomes())
+def test_flows_add_up(outcome: Outcome) -> None:
+    flows = outcome.flows()
+    assert all(images > 0 for *_, images in flows)
+    assert len({way[:3] for way in flows}) == len(flows)
+    assert sum(images for *_, images in flows) == outcome.images
+    assert sum(images for _, clean, perturbed, images in flows if clean != perturbed) == outcome.fooling.hits
+    for label in range(CLASSES):
+        assert sum(images for way, *_, images in flows if way == label) == (outcome.labels == label).sum()
+
+
+@given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from([1, 3]), st.sampled_from([0.001, 0.05, 0.5]))
+def test_psnr_is_the_mean_over_images_after_clipping(seed: int, count: int, channels: int, scale: float) -> None:
+    images = grey_levels(count, channels=channels, low=0, high=255, seed=seed)
+    v = noise(seed, (channels, HEIGHT, WIDTH), scale)
+    clean = images.transpose(0, 3, 1, 2) / 255
+    error = np.clip(clean + v.numpy(), 0, 1) - clean
+    expected = np.mean([-10 * math.log10(float((one**2).mean())) for one in error])
+    assert visibility(images, v).psnr == pytest.approx(expected, abs=1e-3)
+
+
+def test_one_grey_level_everywhere_is_48_decibels() -> None:
+    found = visibility(grey_levels(3), torch.full((1, HEIGHT, WIDTH), 1 / 255))
+    assert found.psnr == pytest.approx(20 * math.log10(255), abs=1e-3)
+    assert 0.99 < found.ssim < 1
+
+
+def test_nothing_changed_is_perfect_and_has_no_psnr() -> None:
+    images = grey_levels(3)
+    still = visibility(images, torch.zeros(1, HEIGHT, WIDTH))
+    assert (still.psnr, still.ssim) == (None, 1.0)
+    white = np.full_like(images, 255)
+    assert visibility(white, torch.full((1, HEIGHT, WIDTH), 0.1)).psnr is None
+
+
+@given(st.integers(0, 100), st.sampled_from([1, 3]))
+def test_more_noise_is_less_alike(seed: int, channels: int) -> None:
+    images = grey_levels(4, channels=channels, seed=seed)
+    v = noise(seed, (channels, HEIGHT, WIDTH), 0.01)
+    alike = [visibility(images, v * factor).ssim for factor in (1, 3, 9)]
+    assert 1 > alike[0] > alike[1] > alike[2] > -1
+
+
+def test_the_images_are_left_alone() -> None:
+    images = grey_levels(3)
+    images.flags.writeable = False
+    before = images.copy()
+    visibility(images, noise(0))
+    assert np.array_equal(images, before)
+
+
+def test_an_image_that_clipping_leaves_alone_does_not_hide_the_others() -> None:
+    images = grey_levels(4)
+    images[0] = 0
+    found = visibility(images, torch.full((1, HEIGHT, WIDTH), -0.1))
+    assert found.psnr is not None
+    assert math.isfinite(found.psnr)

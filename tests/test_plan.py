@@ -1,0 +1,246 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from uapray.data.dataset import DataSet
+from uapray.errors import ConfigError, NotFoundError
+from uapray.grid import parse_grid
+from uapray.plan import Plan, plan_grid, resolve
+
+TRAIN = [{"architecture": "small-cnn", "initial_weights": "random", "recipe": "quick"}]
+
+
+def data_set(uri: str, *, train: int = 30, test: int = 10, classes: Sequence[str] = ("NORMAL", "PNEUMONIA")) -> DataSet:
+    """Return a data set whose pictures nobody decodes."""
+    count = train + test
+    table = pa.table(
+        {
+            "id": [f"image {i}" for i in range(count)],
+            "image": [b"not a picture %d" % i for i in range(count)],
+            "label": [i % len(classes) for i in range(count)],
+            "split": ["train"] * train + ["test"] * test,
+            "group": [f"patient {i // 2}" for i in range(count)],
+        }
+    )
+    return DataSet(Path(uri).stem, uri, table, tuple(classes))
+
+
+def plan(base: str = "", **changes: Any) -> Plan:
+    values = {"name": "first", "data": [{"uri": "chest.parquet"}], "classifiers": TRAIN, **changes}
+    return plan_grid(parse_grid(yaml.safe_dump(values), origin="grid.yaml"), base=base, opened=data_set)
+
+
+def ids(**changes: Any) -> list[str]:
+    return [trial.trial_id for trial in plan(**changes).trials]
+
+
+def test_identifiers_of_this_version() -> None:
+    """What stands in stores was written under these: change them on purpose only, with a line in CHANGELOG.md."""
+    spgd, random = plan().trials
+    assert (spgd.search.rule, random.search.rule) == ("spgd", "random")
+    assert spgd.source.key == "GOLDEN3"
+    assert spgd.victim.key == "GOLDEN4"
+    assert [spgd.trial_id, random.trial_id] == ["GOLDEN5", "GOLDEN6"]
+
+
+def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:
+    assert ids(zetas=[0.02, 0.04]) == ids(zetas=[0.02, 0.04])
+
+
+def test_the_order_of_a_description_changes_the_order_of_the_work_alone() -> None:
+    one = ids(norms=["l2", "linf"], zetas=[0.02, 0.04], seeds=[0, 1], rules=["spgd", "sga"], targets=[None, "all"])
+    other = ids(targets=["all", None], rules=["sga", "spgd"], seeds=[1, 0], zetas=[0.04, 0.02], norms=["linf", "l2"])
+    assert one != other
+    assert sorted(one) == sorted(other)
+    assert len(set(one)) == 2 * 2 * 2 * 3 * 3
+    entry = {"rule": "spgd", "starts": 2, "budget": {"max_epochs": 1, "stop_rate": 0.5}}
+    turned = {"budget": {"stop_rate": 0.5, "max_epochs": 1}, "starts": 2, "rule": "spgd"}
+    assert ids(rules=[entry]) == ids(rules=[turned])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rules": ["sga"]},
+        {"rules": [{"rule": "spgd", "batch_size": 8, "round_size": 8}]},
+        {"rules": [{"rule": "spgd", "round_size": 32}]},
+        {"rules": [{"rule": "spgd", "starts": 2}]},
+        {"budget": {"max_epochs": 2}},
+        {"zetas": [0.05]},
+        {"norms": ["l2"]},
+        {"targets": ["NORMAL"]},
+        {"seeds": [1]},
+        {"data": [{"uri": "chest.parquet", "size": 32}]},
+        {"classifiers": [{**TRAIN[0], "train_seeds": [1]}]},
+        {"classifiers": [{**TRAIN[0], "recipe": "papers"}]},
+        {"classifiers": [{**TRAIN[0], "initial_weights": "pretrained"}]},
+        {"classifiers": [{**TRAIN[0], "architecture": "resnet18"}]},
+    ],
+)
+def test_whatever_changes_a_result_changes_its_identifier(changes: dict[str, Any]) -> None:
+    assert ids(**changes)[0] != ids()[0]
+
+
+def test_batch_size_belongs_to_the_identity_even_where_the_round_stays() -> None:
+    assert ids(rules=[{"rule": "spgd", "batch_size": 8, "round_size": 16}])[0] != ids()[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "second"},
+        {"splits": ["test", "train"]},
+        {"examples": 0},
+        {"data": [{"uri": "chest.parquet", "name": "another name"}]},
+        {"classifiers": [{**TRAIN[0], "name": "another name"}]},
+        {"rules": [{"rule": "spgd"}]},
+        {"zetas": [0.040]},
+    ],
+)
+def test_whatever_does_not_change_a_result_leaves_its_identifier(changes: dict[str, Any]) -> None:
+    assert ids(**changes) == ids()
+
+
+@pytest.mark.parametrize("place", ["top", "rule", "budget"])
+def test_replicas_are_no_part_of_a_description(place: str) -> None:
+    changes: dict[str, Any] = {
+        "top": {"replicas": 4},
+        "rule": {"rules": [{"rule": "spgd", "replicas": 4}]},
+        "budget": {"budget": {"replicas": 4}},
+    }[place]
+    with pytest.raises(ConfigError, match="unknown key '.*replicas'"):
+        plan(**changes)
+
+
+def test_a_control_depends_on_its_rule_alone() -> None:
+    plain = ids(rules=["random"])
+    assert ids(rules=[{"rule": "random", "starts": 9, "budget": {"max_epochs": 1}}]) == plain
+    assert ids(rules=["random"], budget={"max_epochs": 1}) == plain
+    assert ids()[1:] == plain
+
+
+def test_the_same_pixels_elsewhere_are_the_same_step_and_others_another() -> None:
+    assert ids(data=[{"uri": "copies/chest.parquet"}]) == ids()
+
+    def other(uri: str) -> DataSet:
+        return data_set(uri, train=31)
+
+    grid = parse_grid(
+        yaml.safe_dump({"name": "x", "data": [{"uri": "chest.parquet"}], "classifiers": TRAIN}), origin="x"
+    )
+    assert plan_grid(grid, opened=other).trials[0].trial_id != ids()[0]
+
+
+def test_the_same_weights_are_the_same_classifier_wherever_they_lie(tmp_path: Path) -> None:
+    for name, body in (("a", b"weights"), ("b", b"weights"), ("c", b"others")):
+        (tmp_path / f"{name}.safetensors").write_bytes(body)
+
+    def victim(name: str) -> str:
+        return plan(str(tmp_path), classifiers=[{"weights": f"{name}.safetensors"}]).victims[0].key
+
+    assert victim("a") == victim("b") != victim("c")
+    with pytest.raises(NotFoundError):
+        victim("missing")
+
+
+def test_a_function_is_known_by_its_name() -> None:
+    (victim,) = plan("/somewhere", classifiers=[{"weights": "package.module:function"}]).victims
+    assert victim.reference == "package.module:function"
+    assert len(victim.key) == 20
+
+
+def test_duplicates_collapse() -> None:
+    doubled = plan(
+        data=[{"uri": "chest.parquet"}] * 2,
+        classifiers=TRAIN * 2,
+        norms=["linf"] * 2,
+        zetas=[0.04, 0.04],
+        targets=[None, "nontargeted"],
+        rules=["spgd", "random", {"rule": "spgd"}],
+        seeds=[0, 0],
+    )
+    assert [trial.trial_id for trial in doubled.trials] == ids()
+    assert len(doubled.victims) == 1
+    assert [len(trials) for *_, trials in doubled.groups()] == [2]
+
+
+def test_a_split_named_twice_is_judged_once() -> None:
+    for trial in plan(splits=["test", "test"]).trials:
+        assert trial.row_keys() == (f"{trial.trial_id}-test",)
+
+
+def test_all_means_each_class_in_turn_and_each_once() -> None:
+    trials = plan(targets=["PNEUMONIA", "all", None], control=False).trials
+    assert [trial.threat.target for trial in trials] == ["PNEUMONIA", "NORMAL", None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"targets": ["CAT"]}, "target: expected one of NORMAL, PNEUMONIA, got 'CAT'"),
+        ({"splits": ["val"]}, "chest: expected a split 'val', got train, test"),
+        ({"splits": ["test", "tset"]}, "chest: expected a split 'tset', got train, test"),
+    ],
+)
+def test_what_the_data_do_not_have_is_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(**changes)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "expected"),
+    [
+        ("chest.parquet", "", "chest.parquet"),
+        ("chest.parquet", "jobs", "jobs/chest.parquet"),
+        ("../data/*.parquet", "/home/me/jobs", "/home/me/data/*.parquet"),
+        ("/data/chest.parquet", "jobs", "/data/chest.parquet"),
+        ("s3://bucket/chest.parquet", "jobs", "s3://bucket/chest.parquet"),
+        ("file:///data/chest.parquet", "jobs", "file:///data/chest.parquet"),
+        ("phantom:chest?images=36", "jobs", "phantom:chest?images=36"),
+        ("chest.parquet", "s3://bucket/jobs", "s3://bucket/jobs/chest.parquet"),
+        ("../chest.parquet", "s3://bucket/jobs", "s3://bucket/chest.parquet"),
+    ],
+)
+def test_relative_paths_are_relative_to_the_grid_file(uri: str, base: str, expected: str) -> None:
+    assert resolve(uri, base) == expected
+
+
+def test_relative_paths_of_data_and_weights_are_resolved(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"weights")
+    (tmp_path / "jobs").mkdir()
+    planned = plan(
+        str(tmp_path / "jobs"), data=[{"uri": "../chest.parquet"}], classifiers=[{"weights": "../net.safetensors"}]
+    )
+    assert planned.trials[0].source.data.uri == str(tmp_path / "chest.parquet")
+    assert planned.victims[0].reference == str(tmp_path / "net.safetensors")
+    assert planned.victims[0].name == "net"
+
+
+def test_trials_that_share_classifier_and_data_come_together() -> None:
+    both = plan(
+        data=[{"uri": "chest.parquet"}, {"uri": "chest.parquet", "size": 32, "name": "small"}],
+        classifiers=[{"weights": "package.module:function"}],
+        seeds=[0, 1],
+    )
+    groups = list(both.groups())
+    assert [source.name for _, source, _ in groups] == ["chest", "small"]
+    assert [len(trials) for *_, trials in groups] == [4, 4]
+    assert len(both.victims) == 1
+
+
+def test_classifiers_are_named_apart_by_seed() -> None:
+    planned = plan(classifiers=[{**TRAIN[0], "train_seeds": [0, 1]}])
+    assert [victim.name for victim in planned.victims] == ["small-cnn-random-0", "small-cnn-random-1"]
+
+
+def test_image_gradients_are_estimated_before_the_run() -> None:
+    spgd, random = plan(rules=[{"rule": "spgd", "starts": 4, "screen_epochs": 0.5, "survivors": 1}]).trials
+    assert spgd.image_gradients() == 24 * (4 * 0.5 + 3.5)  # 24 of 30 are not held out
+    assert random.image_gradients() == 0
+    (limited, _) = plan(budget={"max_image_gradients": 100}).trials
+    assert limited.image_gradients() == 100
