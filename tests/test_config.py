@@ -59,7 +59,7 @@ KINDS: list[type[Settings]] = [Budget, Search, Threat, Grid]
 def test_a_key_with_one_letter_wrong_gets_its_own_name_back(kind: type[Settings], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(name for name in kind.model_fields if len(name) > 4)))
     place = data.draw(st.integers(0, len(name) - 1))
-    misspelt = f"{name[:place]}x{name[place + 1 :]}"
+    misspelt = f"{name[:place]}0{name[place + 1 :]}"
     assert f"unknown key '{misspelt}'; did you mean '{name}'?" in complaint(kind, {misspelt: 1})
 
 

@@ -132,7 +132,7 @@ class TestCommandLine:
     def test_every_command_that_is_shown_is_one_it_takes(self, job: dict[str, Any]) -> None:
         names = ("ray-cluster.yaml", "cluster/on-premise.yaml", "docs/clusters.md")
         text = SCRIPT.read_text() + "".join((ROOT / name).read_text() for name in names)
-        shown = re.findall(r"chest_xray\.py(?: --)?((?: +--\w\S*(?: +[^-\s]\S*)?)+)", text)
+        shown = re.findall(r"chest_xray\.py(?: --)?((?: +--\w\S*(?: +[^-|\s]\S*)?)+)", text)
         assert len(shown) >= 6
         for words in shown:
             job["parser"]().parse_args(re.sub('["`]', "", words).split())

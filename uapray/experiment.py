@@ -208,6 +208,7 @@ def train_classifier(
         workers=resources.workers,
         cpus=resources.cpus,
         gpus=resources.gpus,
+        may_grow=resources.may_grow,
         on_epoch=on_epoch,
     )
     initial.module.load_state_dict(fitted.state)

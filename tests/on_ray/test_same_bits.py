@@ -14,7 +14,7 @@ from uapray.api import search_settings
 from uapray.attack.objective import Objective
 from uapray.config import Threat
 from uapray.data.images import ImageSet
-from uapray.errors import ClusterError
+from uapray.errors import ConfigError
 from uapray.experiment import Resources, open_pool
 from uapray.models.card import Classifier
 from uapray.models.weights import wrap_module
@@ -101,7 +101,7 @@ def test_threads_share_a_pool(classifier: Classifier, images: ImageSet) -> None:
 
 def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier, images: ImageSet) -> None:
     with (
-        pytest.raises(ClusterError, match=r"expected at most 8.*got 99"),
+        pytest.raises(ConfigError, match=r"expected at most 8.*got 99"),
         open_pool(classifier, {"train": images}, Resources("ray", replicas=99)),
     ):
         pass

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import data, demo, grid, perturb, results, train
+from uapray.cli import data, demo, doctor, grid, perturb, results, train
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(grid.app, name="grid")
 app.command("status")(grid.status)
 app.command("query")(results.query)
 app.command("report")(results.report)
+app.command("doctor")(doctor.doctor)
 
 _debug = False
 

@@ -35,6 +35,7 @@ def train(
     """
     from uapray.cli import tables
     from uapray.cli.progress import board
+    from uapray.cli.running import may_grow
     from uapray.data.dataset import open_data
     from uapray.errors import ClassifierError
     from uapray.experiment import Resources, initial_classifier, train_classifier
@@ -56,7 +57,7 @@ def train(
             step,
             images,
             initial,
-            Resources(workers=workers, cpus=cpus, gpus=gpus),
+            Resources(workers=workers, cpus=cpus, gpus=gpus, may_grow=may_grow(address)),
             lambda report: progress.show(
                 "training", report.epoch + 1, total, f"validation accuracy {report.balanced_accuracy:.3f}"
             ),

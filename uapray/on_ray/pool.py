@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.errors import ClusterError, ConfigError
-from uapray.on_ray.session import available_replicas
+from uapray.on_ray.session import holdings
 from uapray.replica import Batch, Replica
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class RayPool:
             ConfigError: If the cluster cannot hold the replicas, now or ever.
             ClusterError: If the replicas did not start.
         """
-        held = available_replicas(cpus=cpus, gpus=gpus)
+        held = holdings().replicas(cpus=cpus, gpus=gpus)
         if held < replicas and not may_grow:
             raise ConfigError(
                 f"replicas: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU "

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ray
 
@@ -44,9 +45,23 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         ray.shutdown()
 
 
-def available_replicas(*, cpus: float = 1.0, gpus: float = 0.0) -> int:
-    """Return how many replicas of that size the whole cluster holds now."""
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a cluster has, busy or not."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+
+    def replicas(self, *, cpus: float, gpus: float) -> int:
+        """Return how many replicas of that size it holds."""
+        counts = [int(self.cpus // cpus)] if cpus else []
+        counts += [int(self.gpus // gpus)] if gpus else []
+        return min(counts, default=0)
+
+
+def holdings() -> Holdings:
+    """Return what the connected cluster has now."""
     held = ray.cluster_resources()
-    counts = [int(held.get("CPU", 0) // cpus)] if cpus else []
-    counts += [int(held.get("GPU", 0) // gpus)] if gpus else []
-    return min(counts) if counts else 0
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return Holdings(nodes, held.get("CPU", 0.0), held.get("GPU", 0.0))

@@ -12,9 +12,10 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
 from uapray.data.images import ImageSet
-from uapray.errors import ClusterError, TrialError
+from uapray.errors import ConfigError, TrialError
 from uapray.models.recipe import Recipe
 from uapray.models.training import EpochReport, FitResult, fit
+from uapray.on_ray.session import holdings
 
 _POLL_S = 0.5
 
@@ -74,6 +75,7 @@ def fit_on_ray(
     workers: int = 1,
     cpus: float = 1.0,
     gpus: float = 0.0,
+    may_grow: bool = False,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
 ) -> FitResult:
     """Train on the connected cluster; the arguments are those of ``fit`` and what a worker gets.
@@ -87,21 +89,21 @@ def fit_on_ray(
         workers: Processes that share each batch.
         cpus: Cores of a worker, which are also its threads.
         gpus: GPUs of a worker.
+        may_grow: Whether more nodes may come; then workers that do not fit yet are waited for.
         on_epoch: Called here after each epoch.
 
     Raises:
         TrialError: If a worker failed.
-        ClusterError: If the cluster cannot hold the workers.
+        ConfigError: If the cluster cannot hold the workers.
     """
     mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
     need = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    held = ray.cluster_resources()
-    for kind, amount in need.items():
-        if held.get(kind, 0) < amount * workers:
-            raise ClusterError(
-                f"training: expected {amount * workers:g} {kind} in the cluster, it has {held.get(kind, 0):g}; "
-                "ask for fewer workers"
-            )
+    held = holdings().replicas(cpus=cpus, gpus=gpus)
+    if held < workers and not may_grow:
+        raise ConfigError(
+            f"workers: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU each, "
+            f"got {workers}; ask for fewer"
+        )
     with tempfile.TemporaryDirectory(prefix="uapray-train-") as scratch:
         trainer = TorchTrainer(
             _work,

@@ -1,0 +1,334 @@
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from victims import CountingPool, SmallCNN, TwoClass, decks_of, grey_levels, pool_of, targeted_victim, two_class
+
+from uapray.attack.objective import Objective
+from uapray.attack.projection import length, order
+from uapray.attack.rules import Rule, sga, spgd
+from uapray.config import Budget, Search
+from uapray.coordinator import Snapshot, Task, first_starts, rate, search
+
+SHAPE = (1, 8, 7)
+RULES = ("spgd", "sga")
+
+
+def rule_of(name: str, p: float, xi: float) -> Rule:
+    if name == "sga":
+        return sga(p=p, xi=xi, step_size=0.4, step_decay=0.6, inner_rounds=2)
+    return spgd(p=p, xi=xi, step_size=0.8, step_decay=0.6)
+
+
+def task_of(
+    module: nn.Module,
+    pool: CountingPool,
+    count: int,
+    *,
+    norm: str = "linf",
+    xi: float = 0.05,
+    held: int | None = None,
+    target: int | None = None,
+    classes: int = 3,
+    seed: int = 0,
+) -> Task:
+    source, validation = decks_of(module, pool, count, count // 4 if held is None else held)
+    return Task(order(norm), xi, Objective(target), SHAPE, classes, source, validation, seed)
+
+
+def last(pool: CountingPool, task: Task, settings: Search) -> Snapshot:
+    *_, snapshot = search(pool, rule_of(settings.rule, task.p, task.xi), task, settings)
+    return snapshot
+
+
+def settings_of(rule: str, *, size: int = 8, **changes: object) -> Search:
+    return Search.model_validate({"rule": rule, "batch_size": size, "round_size": size, **changes})
+
+
+# Known answers
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_linear_victim_the_best_perturbation_is_found(rule: str, norm: str, share: float) -> None:
+    images = grey_levels(80)
+    victim, xi = two_class(images, share=share), 0.02 if norm == "linf" else 0.1
+    up, down = victim.fooled(images[60:], norm, xi)
+    assert up != down
+    pool = pool_of(victim.module, {"train": images})
+    task = task_of(victim.module, pool, 80, norm=norm, xi=xi, held=20, classes=2)
+    found = last(pool, task, settings_of(rule))
+    best = victim.best(norm, xi) * (1 if up > down else -1)
+    assert found.best_rate == max(up, down) / 20
+    torch.testing.assert_close(found.best, best, rtol=0, atol=1e-6 * xi)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_linear_victim_the_best_way_to_a_target_is_found(rule: str, norm: str, target: int) -> None:
+    images = grey_levels(80)
+    victim, towards = targeted_victim(images, target, norm)
+    xi = 0.01 if norm == "linf" else 0.06
+    pool = pool_of(victim, {"train": images})
+    task = task_of(victim, pool, 80, norm=norm, xi=xi, held=20, target=target)
+    found = last(pool, task, settings_of(rule))
+    torch.testing.assert_close(found.best, xi * towards, rtol=0, atol=1e-6 * xi)
+    pixels = torch.from_numpy(images[60:]).permute(0, 3, 1, 2).double() / 255
+    reached = victim.double()(pixels + xi * towards.double()).argmax(1) == target
+    assert found.best_rate == float(reached.double().mean())
+    assert 0.2 < found.best_rate < 1, "the victim should be neither won nor lost beforehand"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_victim_so_sure_that_its_gradients_vanish_is_beaten_by_the_directed_starts(rule: str) -> None:
+    images = grey_levels(80)
+    plain = two_class(images, share=0.3)
+    sure = TwoClass(plain.w * 3000, plain.b * 3000)
+    pool = pool_of(sure.module, {"train": images})
+    found = last(pool, task_of(sure.module, pool, 80, xi=0.02, held=20, classes=2), settings_of(rule))
+    assert found.best_rate == max(plain.fooled(images[60:], "linf", 0.02)) / 20
+
+
+def test_rates_of_predictions() -> None:
+    said, clean = np.array([0, 1, 2, 2]), np.array([0, 0, 2, 1])
+    assert rate(said, clean, Objective()) == 0.5
+    assert rate(said, clean, Objective(2)) == 0.5
+    assert rate(said, clean, Objective(0)) == 0.25
+
+
+# Where it begins
+
+
+@given(
+    starts=st.integers(1, 7),
+    target=st.sampled_from([None, 0, 2]),
+    norm=st.sampled_from(["linf", "l2"]),
+    seed=st.integers(0, 50),
+)
+def test_starts_aim_at_rare_classes_first_and_lie_in_the_ball(
+    starts: int, target: int | None, norm: str, seed: int
+) -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, len(IMAGES), norm=norm, target=target, seed=seed)
+    rule = rule_of("spgd", task.p, task.xi)
+    made = first_starts(task, Search(starts=starts), rule)
+    again = first_starts(task, Search(starts=starts), rule)
+    assert [start.index for start in made] == list(range(starts))
+    assert all(torch.equal(a.state.v, b.state.v) for a, b in zip(made, again, strict=True))
+    aims = [start.aim for start in made]
+    directed = [aim.target for aim in aims if aim != task.objective]
+    if target is None:
+        images = np.bincount(task.source.reference, minlength=3)
+        assert len(directed) == min(3, starts // 2)
+        assert directed == sorted(range(3), key=lambda label: images[label])[: len(directed)]
+        assert aims[: len(directed)] == [Objective(label) for label in directed]
+    else:
+        assert directed == []
+    assert not made[0].state.v.any()
+    drawn = [start.state.v for start in made[len(directed) + 1 :]]
+    assert all(0 < length(v, p=task.p) <= task.xi * (1 + 1e-6) for v in drawn)
+    assert len({v.numpy().tobytes() for v in drawn}) == len(drawn)
+
+
+# The same bits
+
+
+CNN = SmallCNN(seed=5)
+IMAGES = grey_levels(60, seed=8)
+
+
+def bits(seed: int = 0, rule: str = "spgd", norm: str = "linf", target: int | None = None) -> torch.Tensor:
+    pool = pool_of(CNN, {"train": IMAGES})
+    return last(pool, task_of(CNN, pool, 60, norm=norm, target=target, seed=seed), settings_of(rule)).best
+
+
+@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", RULES)
+def test_equal_searches_give_equal_bits_whatever_goes_on_around_them(rule: str, norm: str, target: int | None) -> None:
+    alone = bits(rule=rule, norm=norm, target=target)
+    torch.set_num_threads(2)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            others = [threads.submit(bits, rule=rule, norm=norm, target=target) for _ in range(3)]
+            assert all(torch.equal(other.result(), alone) for other in others)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_searches_that_share_a_pool_do_not_disturb_each_other() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    tasks = [task_of(CNN, pool, 60, seed=seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        shared = list(threads.map(lambda task: last(pool, task, settings_of("spgd")).best, tasks))
+    assert all(torch.equal(best, bits(seed)) for seed, best in enumerate(shared))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_another_seed_gives_another_perturbation(rule: str) -> None:
+    assert not torch.equal(bits(0, rule), bits(1, rule))
+
+
+def test_a_search_can_be_followed_step_by_step() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, 60)
+    settings = settings_of("spgd", starts=4, survivors=2, screen_epochs=0.5, measures_per_epoch=2)
+    best, share, gradients, queries, seen = -1.0, 0.0, 0, 60, []
+    for snapshot in search(pool, rule_of("spgd", task.p, task.xi), task, settings):
+        assert snapshot.best_rate >= best
+        assert share < snapshot.share_done <= 1
+        assert len(snapshot.measured) == (4 if snapshot.share_done < 0.3 else 2)
+        for row in snapshot.measured:
+            assert (row.image_gradients, row.image_queries) >= (gradients, queries)
+            assert row.image_queries > queries
+            gradients, queries = row.image_gradients, row.image_queries
+            seen.append(row.fooling_rate)
+            assert row.linf == pytest.approx(task.xi, rel=1e-6)
+            assert row.l2 == pytest.approx(task.xi * math.sqrt(56), rel=0.01)
+            assert row.targeted_success_rate is None
+        assert (snapshot.image_gradients, snapshot.image_queries) == (gradients, queries)
+        assert snapshot.best_rate == max(seen)
+        assert len(snapshot.starts) == 2
+        best, share = snapshot.best_rate, snapshot.share_done
+    assert share == 1
+    assert snapshot.measured[-1].epoch == settings.budget.max_epochs
+
+
+def test_the_best_starts_survive_in_their_order() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    settings = settings_of("spgd", starts=5, survivors=2, measures_per_epoch=1, screen_epochs=1)
+    first, second, *_ = search(pool, rule_of("spgd", math.inf, 0.05), task_of(CNN, pool, 60), settings)
+    ranked = sorted(first.measured, key=lambda row: (-row.fooling_rate, row.start))
+    assert [row.start for row in second.measured] == sorted(row.start for row in ranked[:2])
+
+
+def test_a_targeted_search_reports_both_rates() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, 60, target=2)
+    found = last(pool, task, settings_of("spgd"))
+    said = pool.predict(found.best, task.validation.in_turn())
+    assert found.best_rate == float(np.mean(said == 2))
+    for row in found.measured:
+        assert row.targeted_success_rate is not None
+        assert row.targeted_success_rate <= found.best_rate
+
+
+# Budgets
+
+
+@given(st.data())
+def test_no_budget_is_exceeded_and_every_count_is_true(data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, 50), label="images")
+    held = data.draw(st.integers(1, count - 1), label="held out")
+    size = data.draw(st.integers(1, 20), label="batch size")
+    starts = data.draw(st.integers(1, 5), label="starts")
+    budget = Budget(
+        max_epochs=data.draw(st.floats(0.05, 2), label="max epochs"),
+        max_image_gradients=data.draw(st.none() | st.integers(1, 300), label="max image gradients"),
+        max_image_queries=data.draw(st.none() | st.integers(1, 400), label="max image queries"),
+    )
+    settings = Search(
+        rule=data.draw(st.sampled_from(RULES)),
+        batch_size=size,
+        round_size=size * data.draw(st.integers(1, 3), label="batches a round"),
+        starts=starts,
+        survivors=data.draw(st.integers(1, 5), label="survivors"),
+        screen_epochs=data.draw(st.floats(0.1, 2), label="screen epochs"),
+        measures_per_epoch=data.draw(st.integers(1, 4), label="measures an epoch"),
+        budget=budget,
+    )
+    module = two_class(IMAGES, share=0.5).module
+    pool = pool_of(module, {"train": IMAGES})
+    task = task_of(module, pool, count, held=held, classes=2)
+    queries_before = count
+    snapshots = list(search(pool, rule_of(settings.rule, task.p, task.xi), task, settings))
+
+    spent = snapshots[-1].image_gradients if snapshots else 0
+    asked = snapshots[-1].image_queries if snapshots else queries_before
+    assert spent == pool.image_gradients <= (budget.max_image_gradients or math.inf)
+    assert asked == queries_before + pool.image_queries
+    assert not snapshots or asked <= (budget.max_image_queries or math.inf)
+    # A pass leaves out what does not fill a round; one more round is begun for a broken share of a pass.
+    source = count - held
+    in_a_round = min(size, source) * min(max(1, settings.round_size // min(size, source)), source // min(size, source))
+    in_a_pass = source // in_a_round * in_a_round
+    for snapshot in snapshots:
+        for row in snapshot.measured:
+            assert row.round * in_a_round < budget.max_epochs * in_a_pass + in_a_round
+            assert row.epoch == pytest.approx(row.round * in_a_round / in_a_pass)
+    history = [row for snapshot in snapshots for row in snapshot.measured]
+    for earlier, later in zip(history, history[1:], strict=False):
+        assert later.image_gradients >= earlier.image_gradients
+        assert later.image_queries > earlier.image_queries
+
+
+def test_a_budget_that_is_not_in_the_way_changes_no_bit() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    free = last(pool, task_of(CNN, pool, 60), settings_of("spgd"))
+    wide = Budget(max_image_gradients=free.image_gradients, max_image_queries=free.image_queries, stop_rate=1)
+    held = last(pool, task_of(CNN, pool, 60), settings_of("spgd", budget=wide))
+    assert torch.equal(held.best, free.best)
+    assert held.image_gradients == free.image_gradients
+
+
+def test_a_stop_rate_stops() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    free = list(search(pool, rule_of("spgd", math.inf, 0.3), task_of(CNN, pool, 60, xi=0.3), settings_of("spgd")))
+    assert free[0].best_rate > 0.2
+    budget = Budget(stop_rate=free[0].best_rate)
+    task = task_of(CNN, pool, 60, xi=0.3)
+    (only,) = search(pool, rule_of("spgd", math.inf, 0.3), task, settings_of("spgd", budget=budget))
+    assert torch.equal(only.best, free[0].best)
+
+
+def test_time_stops() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    settings = settings_of("spgd", budget=Budget(max_seconds=1e-6))
+    assert len(list(search(pool, rule_of("spgd", math.inf, 0.1), task_of(CNN, pool, 60), settings))) == 1
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(0.25, 1), (0.5, 2), (1, 4), (1.5, 6), (2, 8)])
+def test_passes_are_kept_to_the_round(passes: float, rounds: int) -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    settings = settings_of("spgd", starts=1, budget=Budget(max_epochs=passes))
+    found = last(pool, task_of(CNN, pool, 40, held=8), settings)
+    assert found.measured[-1].round == rounds
+    assert found.image_gradients == rounds * 8
+
+
+def test_passes_that_are_whole_rounds_but_for_rounding_are_not_rounded_up() -> None:
+    """0.07 of a hundred rounds are 7.000000000000001 in floating point."""
+    images = grey_levels(101)
+    module = two_class(images, share=0.5).module
+    pool = pool_of(module, {"train": images})
+    settings = settings_of("spgd", size=1, starts=1, budget=Budget(max_epochs=0.07))
+    assert last(pool, task_of(module, pool, 101, held=1, classes=2), settings).measured[-1].round == 7
+
+
+def test_images_used_are_those_that_gradients_were_taken_of() -> None:
+    images = grey_levels(27)
+    module = two_class(images, share=0.5).module
+    pool = pool_of(module, {"train": images})
+    settings = settings_of("spgd", size=8, starts=1, measures_per_epoch=1, budget=Budget(max_epochs=3))
+    task = task_of(module, pool, 27, held=4, classes=2)
+    for snapshot in search(pool, rule_of("spgd", task.p, task.xi), task, settings):
+        distinct = {row for batch in pool.gradients for row in batch}
+        assert snapshot.measured[0].images_used == len(distinct)
+
+
+@pytest.mark.parametrize(("count", "held", "size"), [(2, 1, 16), (3, 1, 16), (3, 2, 1), (6, 1, 4), (17, 1, 16)])
+@pytest.mark.parametrize("rule", RULES)
+def test_few_images_are_enough(rule: str, count: int, held: int, size: int) -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    found = last(pool, task_of(CNN, pool, count, held=held), settings_of(rule, size=size))
+    assert found.image_gradients == pool.image_gradients > 0
+    assert found.best.isfinite().all()
