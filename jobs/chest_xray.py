@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uapray.errors import ClusterError, ConfigError, UaprayError
@@ -66,8 +67,6 @@ SELECT classifier, norm, coalesce(target, 'nontargeted') AS target, rule, split,
 FROM trials WHERE trial_id IN ({}) GROUP BY ALL ORDER BY classifier, norm, target, rule DESC, split
 """
 
-WAIT_LINE_S = 30.0
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job; return the exit code."""
@@ -104,33 +103,27 @@ def parser() -> argparse.ArgumentParser:
         "--address",
         help="Ray cluster, or 'local'; default: RAY_ADDRESS, else the one on this machine, else local",
     )
-    made.add_argument(
-        "--patience",
-        type=_positive,
-        default=20,
-        metavar="MINUTES",
-        help="how long machines may take to start",
-    )
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what is missing and print the table."""
     from uapray.cli.running import run_with_progress
-    from uapray.experiment import Resources, Summary, to_do
+    from uapray.experiment import Resources, Summary, standing_rows
+    from uapray.on_ray.session import holdings
     from uapray.plan import plan_grid
     from uapray.store.results import open_results
 
     results = open_results(arguments.store)
     grid, base = chosen_grid(arguments)
     plan = plan_grid(grid, base=base)
-    results.objects.check()
     summary = Summary(0, len(plan.trials), 0)
-    if to_do(plan, results):
-        with connected(arguments.address):
-            replicas = obtain(arguments.replicas, gpus=arguments.gpus, patience_s=60.0 * arguments.patience)
-            # One trial more than replicas: nobody waits while a coordinator adds up.
-            resources = Resources(replicas=replicas, gpus=arguments.gpus, concurrency=replicas + 1)
+    if plan.missing(plan.trials, standing_rows(results)):
+        with connected(arguments.address) as joined:
+            held = holdings().replicas(cpus=1.0, gpus=arguments.gpus)
+            replicas = arguments.replicas or max(1, held)
+            # One trial more than replicas: none waits while a coordinator adds up.
+            resources = Resources(replicas=replicas, gpus=arguments.gpus, concurrency=replicas + 1, may_grow=joined)
             summary = run_with_progress(plan, results, resources, arguments.address)
     show(plan, results)
     print(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
@@ -166,8 +159,8 @@ def chosen_grid(arguments: argparse.Namespace) -> tuple[Grid, str]:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster inside the block.
+def connected(address: str | None) -> Iterator[bool]:
+    """Be connected to a cluster inside the block; yield whether it was there before, and so may grow.
 
     To that of ``address``; without one to that of RAY_ADDRESS (Ray sets it in a job), else to the one that
     runs on this machine (the head, after ``ray submit``), else to a Ray of its own.
@@ -177,53 +170,28 @@ def connected(address: str | None) -> Iterator[None]:
     """
     import ray
 
-    from uapray.on_ray.session import session
+    from uapray.on_ray.session import LOCAL, session
 
-    if address is not None or ray.is_initialized():
+    if address is not None:
         with session(address):
-            yield
+            yield address != LOCAL
         return
-    try:  # without an address `ray.init` looks just there, in that order
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    init = partial(ray.init, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        try:  # without an address `ray.init` looks in just that order, and takes resources only for one of its own
+            init(resources={})
+            joined = False
+        except ValueError:
+            init()
+            joined = True
     except (ConnectionError, RuntimeError) as error:
         raise ClusterError(
             f"Ray did not answer: {error}; name a cluster with --address, or 'local' for one of its own"
         ) from error
     try:
-        yield
+        yield joined
     finally:
         ray.shutdown()
-
-
-def obtain(replicas: int | None, *, gpus: float, patience_s: float) -> int:
-    """Return how many replicas to start, after the cluster has grown to hold them if it can.
-
-    What is missing is asked for with a placement group: it makes an autoscaler start machines, and, unlike a
-    standing request, it ends with this job however the job ends.
-
-    Args:
-        replicas: As many; None: as many as the cluster holds now, at least one.
-        gpus: Of each.
-        patience_s: How long machines may take to start. Then fewer are not enough: the pool says so.
-    """
-    from ray.util import placement_group, remove_placement_group
-
-    from uapray.on_ray.session import available_replicas
-
-    held = available_replicas(gpus=gpus)
-    wanted = replicas or max(1, held)
-    if held >= wanted:
-        return wanted
-    bundle = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
-    group = placement_group([bundle] * wanted)
-    waited = 0.0
-    while waited < patience_s:
-        _say(f"waiting for machines: the cluster holds {available_replicas(gpus=gpus)} of {wanted} replicas")
-        if group.wait(min(WAIT_LINE_S, patience_s - waited)):
-            break
-        waited += WAIT_LINE_S
-    remove_placement_group(group)
-    return wanted
 
 
 def show(plan: "Plan", results: "Results") -> None:

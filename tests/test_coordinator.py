@@ -53,7 +53,7 @@ def settings_of(rule: str, *, size: int = 8, **changes: object) -> Search:
 # Known answers
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("share", [0.25, 0.75])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("rule", RULES)
 def test_of_a_linear_victim_the_best_perturbation_is_found(rule: str, norm: str, share: float) -> None:
@@ -193,7 +193,7 @@ def test_a_search_can_be_followed_step_by_step() -> None:
             gradients, queries = row.image_gradients, row.image_queries
             seen.append(row.fooling_rate)
             assert row.linf == pytest.approx(task.xi, rel=1e-6)
-            assert row.l2 == pytest.approx(task.xi * math.sqrt(56), rel=0.01)
+            assert row.linf < row.l2 <= task.xi * math.sqrt(56) * (1 + 1e-6)
             assert row.targeted_success_rate is None
         assert (snapshot.image_gradients, snapshot.image_queries) == (gradients, queries)
         assert snapshot.best_rate == max(seen)

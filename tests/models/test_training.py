@@ -91,7 +91,8 @@ def test_two_workers_that_average_gradients_do_as_one(image_set: Made) -> None:
     def average(module: nn.Module) -> None:
         meeting.wait()
         own = list(module.parameters())
-        means = [torch.stack([w.grad for w in pair]).mean(0) for pair in zip(*(m.parameters() for m in modules), strict=True)]  # type: ignore[misc]  # fmt: skip
+        pairs = zip(*(each.parameters() for each in modules), strict=True)
+        means = [torch.stack([weight.grad for weight in pair]).mean(0) for pair in pairs]
         meeting.wait()
         for weight, mean in zip(own, means, strict=True):
             weight.grad = mean

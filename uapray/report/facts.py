@@ -48,7 +48,8 @@ class Facts:
     @property
     def synthetic(self) -> list[str]:
         """The data sets that call themselves synthetic."""
-        names = dict.fromkeys([*(one.name for one in self.data), *self.sources])
+        # a source is a data set and its split
+        names = dict.fromkeys([*(one.name for one in self.data), *(name.rpartition("/")[0] for name in self.sources)])
         return [name for name in names if name.casefold().startswith("synthetic")]
 
 

@@ -12,6 +12,7 @@ from uapray import __version__
 from uapray.errors import StoreError
 from uapray.report import curves, facts, flows, pictures, plots, wording
 from uapray.report.rates import RateRow, rates, rates_sql
+from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
 
 MAX_ROWS = 1000
@@ -50,6 +51,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
     Raises:
         StoreError: If there is no trial, or the store cannot be read.
     """
+    results = snapshot(results)
     rows = rates(results, grid)
     if not rows:
         raise _nothing(results, grid)

@@ -55,8 +55,8 @@ def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
         prefix: Goes before every identifier, so that plots on one page do not get at each other's.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(5.2, 2.9))
+        axes = figure.add_axes((0.115, 0.165, 0.87, 0.8))
         for index, line in enumerate(lines):
             _draw(axes, line, stroke(index), last=max(int(other.image_gradients[-1]) for other in lines))
         _label(axes, rate_name)
@@ -77,8 +77,8 @@ def _draw(axes: Axes, line: Line, drawn: Stroke, last: int) -> None:
 
 
 def _label(axes: Axes, rate_name: str) -> None:
-    axes.set_xlabel("image-gradients spent (gradients of one image)")
-    axes.set_ylabel(f"{rate_name} (% of validation images)")
+    axes.set_xlabel("image-gradients spent (images)")
+    axes.set_ylabel(f"{rate_name} (% of images)")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[2, 2.5, 5, 10]))

@@ -12,7 +12,7 @@ def between(low: float | None, high: float | None) -> str:
     """Return two shares as a range of per cent, without sign."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return "–"
-    return f"{100 * low:.1f} – {100 * high:.1f}"
+    return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def css(share: float | None) -> str:

@@ -1,0 +1,120 @@
+"""Every verb, used rightly, as a person would type it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from uapray import cli
+
+VERBS = [
+    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"],
+    ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["query"], ["report"], ["doctor"],
+]  # fmt: skip
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run a command line in this process; return its exit code."""
+    monkeypatch.setattr("sys.argv", ["uapray", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    code = ended.value.code
+    return 0 if code is None else int(code)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_has_an_example(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *verb, "--help") == 0
+    said = capsys.readouterr().out
+    assert "Usage" in said
+    if verb not in (["data"], ["grid"]):
+        assert f"uapray {' '.join(verb)}" in said.split("Example", 1)[-1], "no example"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['uapray', '--help']\n"
+        "from uapray.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'boto3', 'pydantic', 'timm', 'matplotlib', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr.strip() == "[]"
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import uapray
+
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == uapray.__version__
+
+
+def test_import_show_perturb_evaluate_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uapray.models.card import Card
+    from uapray.models.weights import make_classifier, save_classifier
+    from uapray.models.zoo import build
+
+    data, model, v = "phantom:chest?images=60&size=32", tmp_path / "m.safetensors", tmp_path / "v.safetensors"
+    names = ("CLEAR", "OPACITY", "EFFUSION")
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=4)
+    card = Card(architecture="tiny-cnn", class_names=names, channels=1, size=(32, 32), initial_weights="random")
+    save_classifier(make_classifier(module, card), str(model))
+
+    assert run(monkeypatch, "data", "show", data) == 0
+    assert "32x32" in capsys.readouterr().out
+
+    words = ["perturb", "--model", model, "--data", data, "--out", v, "--xi", "0.05", "--set", "max_epochs=1"]
+    assert run(monkeypatch, *words, "--target", "EFFUSION") == 0
+    said = capsys.readouterr().out
+    assert "random control" in said
+    assert "ceiling" in said
+    made = safetensors.numpy.load_file(v)["perturbation"]
+    assert made.shape == (1, 32, 32)
+    assert np.abs(made).max() <= 0.05 * (1 + 1e-6)
+
+    grey = tmp_path / "grey.npy"
+    np.save(grey, made.transpose(1, 2, 0) * 255)
+    assert run(monkeypatch, "evaluate", v, "--model", model, "--data", data) == 0
+    direct = capsys.readouterr().out.splitlines()[1:]
+    assert run(monkeypatch, "evaluate", grey, "--model", model, "--data", data, "--scale", 1 / 255) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == direct, "another unit and another order of axes"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_train_grid_status_query_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    data, model, store = "phantom:chest?images=60&size=32", tmp_path / "m.safetensors", tmp_path / "store"
+    words = ["train", "--data", data, "--out", model, "--architecture", "tiny-cnn", "--recipe", "quick"]
+    assert run(monkeypatch, *words, "--initial-weights", "random", "--epochs", "1") == 0
+    assert b"accuracy" in capfdbinary.readouterr().out
+    card = json.loads((tmp_path / "m.card.json").read_text())
+    assert card["metrics"]["test"]["images"] > 0
+    assert card["recipe"]["epochs"] == 1
+
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"{{name: g, data: [{{uri: '{data}'}}], classifiers: [{{weights: m.safetensors}}]}}")
+    assert run(monkeypatch, "grid", "plan", grid, "--store", store) == 0
+    assert run(monkeypatch, "grid", "run", grid, "--store", store) == 0
+    capfdbinary.readouterr()
+    assert run(monkeypatch, "grid", "run", grid, "--store", store) == 0
+    assert b"0 trials done, 2 stood already" in capfdbinary.readouterr().out
+    assert run(monkeypatch, "status", "--store", store, "--grid", grid) == 0
+    assert b"0 of 2 trials" in capfdbinary.readouterr().out
+    assert run(monkeypatch, "query", "--store", store, "SELECT rule FROM trials ORDER BY 1", "--format", "json") == 0
+    assert json.loads(capfdbinary.readouterr().out) == [{"rule": "random"}, {"rule": "spgd"}]
+    assert run(monkeypatch, "report", "--store", store, "--out", tmp_path / "r.html") == 0
+    assert "tiny-cnn" in (tmp_path / "r.html").read_text()
+    assert run(monkeypatch, "doctor", "--store", store) == 0
+    assert b"FAILS" not in capfdbinary.readouterr().out

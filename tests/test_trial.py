@@ -1,0 +1,331 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from victims import (
+    CLASS_NAMES,
+    HEIGHT,
+    WIDTH,
+    Constant,
+    Flat,
+    NotANumber,
+    SmallCNN,
+    arena_of,
+    grey_levels,
+    image_set,
+    noise,
+    targeted_victim,
+    two_class,
+)
+
+from uapray.attack.control import random_perturbation
+from uapray.attack.projection import length
+from uapray.config import Budget, Search, Threat
+from uapray.coordinator import Snapshot
+from uapray.data.dataset import load_images
+from uapray.data.images import held_out
+from uapray.errors import ConfigError, DataError, TrialError, UaprayError
+from uapray.trial import Found, class_index, find, judge, norms, radius, rule_of
+
+RULES = ("spgd", "sga")
+
+
+def settings_of(rule: str = "spgd", **changes: object) -> Search:
+    return Search.model_validate({"rule": rule, "batch_size": 8, "round_size": 8, "inner_rounds": 2, **changes})
+
+
+# Known answers
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_linear_victim_the_best_is_found_and_fools_as_many_as_arithmetic_says(
+    rule: str, norm: str, share: float
+) -> None:
+    images = image_set(100)
+    victim, xi = two_class(images.images, share=share), 0.03 if norm == "linf" else 0.2
+    up, down = victim.fooled(images.images, norm, xi)
+    assert abs(up - down) > 30
+    arena, _ = arena_of(victim.module, images)
+    found = find(arena, Threat(norm=norm, xi=xi), settings_of(rule), seed=0)
+    best = victim.best(norm, xi) * (1 if up > down else -1)
+    torch.testing.assert_close(found.perturbation, best, rtol=0, atol=1e-6 * xi)
+    judged = judge(arena, "train", found.perturbation, target=None).outcome
+    assert judged.fooling.hits == max(up, down)
+    assert judged.dominant == (1 if up > down else 0)
+    opposite = judge(arena, "train", -found.perturbation, target=None).outcome
+    assert opposite.fooling.hits == min(up, down)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_of_a_linear_victim_the_best_way_to_a_named_class_is_found(norm: str) -> None:
+    images = image_set(80, channels=3, classes=3)
+    victim, towards = targeted_victim(images.images, 1, norm)
+    arena, _ = arena_of(victim, images)
+    threat = Threat(norm=norm, xi=0.01, target=CLASS_NAMES[1])
+    found = find(arena, threat, settings_of(), seed=0)
+    torch.testing.assert_close(found.perturbation, 0.01 * towards, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("victim", [Flat(), Constant()])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_victim_without_gradients_is_said_to_have_none(rule: str, victim: nn.Module) -> None:
+    arena, _ = arena_of(victim, image_set(40))
+    with pytest.raises(TrialError, match="gradient") as caught:
+        find(arena, Threat(xi=0.1), settings_of(rule), seed=0)
+    assert len(str(caught.value)) > 40
+    assert "\n" not in str(caught.value)
+
+
+class Stairs(nn.Module):
+    """Brightness counted in steps: random noise changes the class of a few, and the gradient is zero."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        score = (pixels.flatten(1) - 0.5).sign().mean(1)
+        return torch.stack([score, -score], 1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_random_draw_is_not_passed_off_as_the_find_of_a_search_without_gradients(rule: str) -> None:
+    arena, _ = arena_of(Stairs(), image_set(40))
+    with pytest.raises(TrialError, match="gradient"):
+        find(arena, Threat(xi=0.1), settings_of(rule), seed=0)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.505])
+@pytest.mark.parametrize("rule", RULES)
+def test_logits_that_are_no_numbers_never_end_in_a_perturbation_that_is_none(rule: str, limit: float) -> None:
+    images = image_set(60)
+    victim = NotANumber(two_class(images.images, share=0.5).module, limit)
+    arena, _ = arena_of(victim, images)
+    with pytest.raises(TrialError, match=r"not finite|NaN"):
+        find(arena, Threat(xi=0.02), settings_of(rule), seed=0)
+
+
+def test_a_prediction_that_is_no_number_is_not_counted_as_a_class() -> None:
+    images = image_set(20)
+    arena, _ = arena_of(NotANumber(two_class(images.images, share=0.5).module, 0.5), images)
+    with pytest.raises(UaprayError, match=r"not finite|NaN"):
+        judge(arena, "train", torch.zeros(1, HEIGHT, WIDTH), target=None)
+
+
+# A search as a whole
+
+
+@pytest.mark.parametrize("count", [12, 30])
+def test_sga_whose_walks_are_longer_than_its_search_does_not_hand_out_a_random_draw(count: int) -> None:
+    """With the defaults, 12 or 30 images make fewer rounds than one inner walk has, so v never moves."""
+    arena, _ = arena_of(SmallCNN(classes=2), image_set(count))
+    try:
+        found = find(arena, Threat(xi=0.05), Search(rule="sga"), seed=0)
+    except TrialError as error:
+        assert "inner_rounds" in str(error)  # the gradients were neither zero nor infinite
+        return
+    draws = [random_perturbation((1, HEIGHT, WIDTH), p=math.inf, xi=0.05, seed=index) for index in range(4)]
+    assert not any(torch.equal(found.perturbation.sign(), draw.sign()) for draw in draws)
+
+
+def test_sga_on_a_robust_victim_does_not_blame_the_gradients() -> None:
+    arena, _ = arena_of(SmallCNN(classes=2), image_set(60))
+    found = find(arena, Threat(xi=1e-6), Search(rule="sga"), seed=0)
+    assert found.perturbation.any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", [*RULES, "random"])
+def test_the_same_seed_gives_the_same_bits_and_another_others(rule: str, norm: str) -> None:
+    def bits(seed: int) -> torch.Tensor:
+        arena, _ = arena_of(SmallCNN(), image_set(60, classes=3))
+        return find(arena, Threat(norm=norm, zeta=0.05), settings_of(rule), seed=seed).perturbation
+
+    first = bits(3)
+    assert torch.equal(bits(3), first)
+    assert not torch.equal(bits(4), first)
+    assert first.dtype == torch.float32
+    assert first.shape == (1, HEIGHT, WIDTH)
+
+
+def test_a_find_is_in_the_ball_and_its_counts_are_those_of_the_pool() -> None:
+    images = image_set(61, classes=3)
+    arena, pool = arena_of(SmallCNN(), images)
+    found = find(arena, Threat(norm="l2", zeta=0.05), settings_of(), seed=0)
+    assert length(found.perturbation, p=2) == pytest.approx(found.xi, rel=1e-6)
+    assert found.epsilon == pytest.approx(0.4 * found.xi)
+    assert found.image_gradients == pool.image_gradients
+    assert found.image_queries == pool.image_queries
+    held = held_out(images.labels, images.groups, 0.2, 0)
+    assert found.source_images == 61 - held.sum()
+    source = {row for batch in pool.gradients for row in batch}
+    assert not source & set(np.flatnonzero(held).tolist())
+    assert found.history[-1].image_gradients == found.image_gradients
+    assert found.history[-1].image_queries == found.image_queries
+
+
+def test_no_patient_is_on_both_sides() -> None:
+    images = image_set(60, groups=[f"patient {i // 5}" for i in range(60)])
+    arena, pool = arena_of(SmallCNN(classes=2), images)
+    find(arena, Threat(xi=0.05), settings_of(), seed=0)
+    source = {images.groups[row] for batch in pool.gradients for row in batch}
+    assert 0 < len(source) < 12
+    held = held_out(images.labels, images.groups, 0.2, 0)
+    assert source.isdisjoint(images.groups[row] for row in np.flatnonzero(held))
+
+
+def test_the_validation_part_has_an_upper_limit() -> None:
+    arena, pool = arena_of(SmallCNN(classes=2), image_set(60))
+    found = find(arena, Threat(xi=0.05), settings_of(max_validation_images=5, starts=1), seed=0)
+    assert found.source_images == pytest.approx(55, abs=1)
+    assert pool.queries[1] == 60 - found.source_images
+
+
+def test_clean_predictions_are_asked_for_once() -> None:
+    arena, pool = arena_of(SmallCNN(), image_set(30, classes=3))
+    first = arena.clean("train")
+    assert arena.clean("train") is first
+    judge(arena, "train", noise(0, scale=0.1), target=None)
+    assert pool.queries == [30, 30]
+    deck = arena.deck("train", np.array([4, 2, 9]))
+    assert deck.reference.tolist() == first[[4, 2, 9]].tolist()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_control_costs_nothing_and_is_a_draw(rule: str) -> None:
+    arena, pool = arena_of(SmallCNN(), image_set(30, classes=3))
+    found = find(arena, Threat(norm="l2", xi=0.3), Search(rule="random"), seed=9)
+    assert torch.equal(found.perturbation, random_perturbation((1, HEIGHT, WIDTH), p=2, xi=0.3, seed=9))
+    assert (found.history, found.image_gradients, found.image_queries, found.source_images) == ((), 0, 0, 0)
+    assert found.epsilon is None
+    assert pool.image_gradients == pool.image_queries == 0
+
+
+def test_a_watcher_sees_every_snapshot_and_may_end_the_search() -> None:
+    arena, pool = arena_of(SmallCNN(), image_set(60, classes=3))
+    seen: list[Snapshot] = []
+    found = find(arena, Threat(xi=0.05), settings_of(), seed=0, watch=seen.append)
+    assert tuple(row for snapshot in seen for row in snapshot.measured) == found.history
+    assert torch.equal(seen[-1].best, found.perturbation)
+    spent = pool.image_gradients
+
+    def enough(_: Snapshot) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(arena, Threat(xi=0.05), settings_of(), seed=0, watch=enough)
+    assert pool.image_gradients - spent == seen[0].image_gradients
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize("budget", [Budget(max_image_gradients=7), Budget(max_image_queries=30)])
+def test_a_budget_too_small_for_anything_is_said_to_be(budget: Budget) -> None:
+    arena, _ = arena_of(SmallCNN(), image_set(30, classes=3))
+    with pytest.raises(TrialError, match="budget"):
+        find(arena, Threat(xi=0.05), settings_of(budget=budget), seed=0)
+
+
+def test_an_unknown_class_is_refused_before_anything_is_spent() -> None:
+    arena, pool = arena_of(SmallCNN(), image_set(30, classes=3))
+    with pytest.raises(ConfigError, match="target: expected one of CLEAR, OPACITY, EFFUSION, got 'CAT'"):
+        find(arena, Threat(xi=0.05, target="CAT"), settings_of(), seed=0)
+    assert pool.image_gradients == 0
+    assert class_index(CLASS_NAMES, None) is None
+    assert class_index(CLASS_NAMES, "EFFUSION") == 2
+
+
+def test_one_patient_is_too_few_and_two_are_enough() -> None:
+    with pytest.raises(DataError, match="two or more patients"):
+        find(arena_of(SmallCNN(classes=2), image_set(1))[0], Threat(xi=0.05), settings_of(), seed=0)
+    found = find(arena_of(SmallCNN(classes=2), image_set(2))[0], Threat(xi=0.05), settings_of(), seed=0)
+    assert found.source_images == 1
+
+
+def test_no_images_are_said_to_be_none() -> None:
+    with pytest.raises(UaprayError, match="image"):
+        find(arena_of(SmallCNN(classes=2), image_set(0))[0], Threat(zeta=0.05), settings_of(), seed=0)
+
+
+def test_a_negative_seed_works_or_is_refused() -> None:
+    arena, _ = arena_of(SmallCNN(classes=2), image_set(20))
+
+    def bits() -> Found:
+        return find(arena, Threat(xi=0.05), settings_of(), seed=-1)
+
+    try:
+        found = bits()
+    except ConfigError as error:
+        assert "seed" in str(error)
+    else:
+        assert torch.equal(found.perturbation, bits().perturbation)
+
+
+@pytest.mark.parametrize(("norm", "p"), [("l2", 2), ("linf", math.inf)])
+def test_zeta_is_a_share_of_the_mean_norm_of_the_images(norm: str, p: float) -> None:
+    images = image_set(9, channels=3, pixels=grey_levels(9, channels=3, low=0, high=255))
+    mean = np.mean([np.linalg.norm(image.ravel() / 255, ord=p) for image in images.images])
+    assert radius(images, Threat(norm=norm, zeta=0.04)) == pytest.approx(0.04 * mean, rel=1e-12)
+    assert radius(images, Threat(norm=norm, xi=0.3)) == 0.3
+
+
+@pytest.mark.parametrize(("norm", "rule"), [(norm, rule) for norm in ("l2", "linf") for rule in RULES])
+def test_the_step_is_as_long_as_set(norm: str, rule: str) -> None:
+    threat = Threat(norm=norm, xi=0.2)
+    _, epsilon = rule_of(Search(rule=rule, step_size=0.3), threat, 0.2)
+    assert epsilon == pytest.approx(0.06)
+    _, default = rule_of(Search(rule=rule), threat, 0.2)
+    assert 0.2 * 0.2 <= default <= 0.2 * 0.8
+
+
+# Judging
+
+
+def test_no_perturbation_fools_nobody() -> None:
+    arena, _ = arena_of(SmallCNN(), image_set(70, classes=3))
+    judged = judge(arena, "train", torch.zeros(1, HEIGHT, WIDTH), target=1)
+    assert judged.outcome.fooling.hits == 0
+    assert judged.outcome.clean_accuracy == judged.outcome.robust_accuracy
+    assert judged.visibility.psnr is None
+    assert (judged.split, judged.target) == ("train", 1)
+
+
+def test_pixels_are_clipped_before_they_are_judged() -> None:
+    """A victim that only looks at how far the pixels go beyond [0, 1] is not fooled."""
+
+    class Overshoot(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            beyond = (pixels - pixels.clamp(0, 1)).abs().flatten(1).sum(1)
+            return torch.stack([torch.full_like(beyond, 1e-6), beyond], 1)
+
+    arena, _ = arena_of(Overshoot(), image_set(10))
+    assert judge(arena, "train", noise(0, scale=3), target=None).outcome.fooling.hits == 0
+
+
+def test_norms_are_l2_and_linf() -> None:
+    v = torch.tensor([[[3.0, -4.0]]])
+    assert norms(v) == (5, 4)
+
+
+def test_on_real_chest_radiographs(real_data: Path) -> None:
+    images = load_images(str(real_data / "chest_xray_224_test.parquet"), split="test", size=(HEIGHT * 4, WIDTH * 4))
+    images = images.select(np.arange(0, len(images), 8))
+    victim = SmallCNN(classes=2)
+    victim.size = (HEIGHT * 4, WIDTH * 4)
+
+    def run(rule: str, act: Callable[[Found], None]) -> None:
+        arena, pool = arena_of(victim, images)
+        found = find(arena, Threat(zeta=0.04), Search(rule=rule, budget=Budget(max_epochs=1)), seed=0)
+        assert found.image_gradients == pool.image_gradients
+        act(found)
+
+    finds: list[Found] = []
+    run("spgd", finds.append)
+    run("spgd", finds.append)
+    run("random", finds.append)
+    assert torch.equal(finds[0].perturbation, finds[1].perturbation)
+    assert 0 < finds[0].xi == finds[2].xi < 0.04
+    assert length(finds[0].perturbation, p=math.inf) <= finds[0].xi * (1 + 1e-6)

@@ -1,0 +1,66 @@
+"""What a report reads, read once and held in memory: every part of the page then speaks of the same rows."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from uapray.errors import NotFoundError, StoreError
+from uapray.store.results import Results
+
+TABLES_READ = ("trials", "history", "flows", "examples", "failures")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """Objects in memory, of another store; nothing can be written."""
+
+    uri: str
+    bodies: dict[str, bytes]
+
+    def read(self, key: str) -> bytes:
+        """Return the whole object."""
+        if key not in self.bodies:
+            raise NotFoundError(f"{self.uri}/{key}: not there")
+        return self.bodies[key]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys that begin with ``prefix``, sorted."""
+        return sorted(key for key in self.bodies if key.startswith(prefix))
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return key in self.bodies
+
+    def write(self, key: str, body: bytes) -> None:
+        """Refuse."""
+        raise StoreError(f"{self.uri}/{key}: {len(body)} bytes not written, this is a copy for reading")
+
+    def delete(self, key: str) -> None:
+        """Refuse."""
+        raise StoreError(f"{self.uri}/{key}: not deleted, this is a copy for reading")
+
+    def check(self) -> None:
+        """Refuse."""
+        raise StoreError(f"{self.uri}: this is a copy for reading")
+
+
+def snapshot(results: Results) -> Results:
+    """Return the tables that a report needs as they are now, one object a table and grid.
+
+    A store has one object a step; a page that asks eight times would fetch thousands of them eight times.
+    """
+    bodies = {key: body for table in TABLES_READ for key, body in _folded(results, table)}
+    return Results(Held(results.objects.uri, bodies))
+
+
+def _folded(results: Results, table: str) -> Iterator[tuple[str, bytes]]:
+    rows = results.rows(table)
+    for grid in pc.unique(rows["grid"]).to_pylist():
+        body = io.BytesIO()
+        of_grid = rows.filter(pc.equal(rows["grid"], grid)).drop_columns("grid")
+        pq.write_table(of_grid, body, compression="none")
+        yield f"{table}/grid={quote(grid, safe=' ')}/all.parquet", body.getvalue()
