@@ -73,9 +73,6 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     try:
         return run(arguments)
-    except KeyboardInterrupt:
-        _say("stopped; what is finished stays, and the same command goes on from here")
-        return 130
     except UaprayError as error:
         _say(str(error))
         return error.exit_code

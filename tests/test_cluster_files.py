@@ -90,6 +90,11 @@ class TestLauncherFiles:
         assert [str(source) for source in sources if not (ROOT / source).exists()] == []
 
     @pytest.mark.parametrize("path", LAUNCHER)
+    def test_nothing_in_the_home_hides_the_package(self, path: Path) -> None:
+        """`ray submit` runs a file in the home folder, whose folders can then be imported."""
+        assert not [target for target in prepared(path)["file_mounts"] if target.split("/")[1] == "uapray"]
+
+    @pytest.mark.parametrize("path", LAUNCHER)
     def test_its_shell_is_shell(self, path: Path) -> None:
         config = prepared(path)
         for key in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
@@ -231,7 +236,7 @@ class TestKubernetes:
     def test_its_command_is_one_that_the_job_takes(self) -> None:
         python, script, *words = shlex.split(self.job()["spec"]["entrypoint"])
         assert python == "python"
-        assert script.removeprefix("/home/ray/uapray/") == "jobs/chest_xray.py"
+        assert script.removeprefix("/opt/uapray/") == "jobs/chest_xray.py"
         parsed = runpy.run_path(str(ROOT / "jobs/chest_xray.py"))["parser"]().parse_args(words)
         (workers,) = self.job()["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         assert parsed.replicas <= workers["maxReplicas"]

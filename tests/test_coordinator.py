@@ -1,5 +1,6 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -266,7 +267,7 @@ def test_no_budget_is_exceeded_and_every_count_is_true(data: st.DataObject) -> N
             assert row.round * in_a_round < budget.max_epochs * in_a_pass + in_a_round
             assert row.epoch == pytest.approx(row.round * in_a_round / in_a_pass)
     history = [row for snapshot in snapshots for row in snapshot.measured]
-    for earlier, later in zip(history, history[1:], strict=False):
+    for earlier, later in pairwise(history):
         assert later.image_gradients >= earlier.image_gradients
         assert later.image_queries > earlier.image_queries
 

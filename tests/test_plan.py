@@ -112,7 +112,7 @@ def test_replicas_are_no_part_of_a_description(place: str) -> None:
         "rule": {"rules": [{"rule": "spgd", "replicas": 4}]},
         "budget": {"budget": {"replicas": 4}},
     }[place]
-    with pytest.raises(ConfigError, match="unknown key '.*replicas'"):
+    with pytest.raises(ConfigError, match=r"unknown key '.*replicas'"):
         plan(**changes)
 
 

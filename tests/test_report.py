@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,8 +24,10 @@ from uapray.report.page import write_report
 from uapray.report.rates import rates, rates_sql
 from uapray.store.results import Results, open_results
 
-CLASSES = ("NORMAL", "<b>bold & \"quoted\"</b>", "PNEUMONIA")
-PUSH = {None: 0.6, "NORMAL": 0.9, "<b>bold & \"quoted\"</b>": 0.5, "PNEUMONIA": 0.7}
+BOLD = '<b>bold & "quoted"</b> $x$'
+CLASSES = ("NORMAL", BOLD, "PNEUMONIA")
+PUSH = {None: 0.6, "NORMAL": 0.9, BOLD: 0.5, "PNEUMONIA": 0.7}
+VOID = {"meta", "link", "img", "br"}
 
 
 def png(seed: int) -> bytes:
@@ -162,3 +165,363 @@ class Shop:
                 "fooling_rate": float(np.clip(rate, 0, 1)),
                 "targeted_success_rate": None if row["target"] is None else float(np.clip(rate, 0, 1)),
             }
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and keeps attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, name: str) -> list[str]:
+        return [value for attribute, value in self.attributes if attribute == name]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(open_results(str(tmp_path / "store")))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Every target, two seeds, a control, a failure."""
+    results = open_results(str(tmp_path_factory.mktemp("report") / "store"))
+    shop = Shop(results)
+    for target in (None, *CLASSES):
+        for seed in (0, 1):
+            shop.add(target=target, seed=seed)
+            shop.add(target=target, seed=seed, rule="random", extras=False)
+    failure = {"trial_id": "t<1>", "step": "trial", "error": "TrialError", "attempt": 1, "at": datetime.now(UTC)}
+    results.write_rows("failures", "made-up", "f", [failure | {"message": "zero <script>gradients</script>"}])
+    return results
+
+
+@pytest.fixture(scope="module")
+def html(full: Results) -> str:
+    return write_report(full)
+
+
+def test_needs_nothing_from_outside(html: str) -> None:
+    page = Page(html)
+    assert "script" not in page.tags
+    assert all(value.startswith(("data:", "#")) for name in ("src", "href", "xlink:href") for value in page.all(name))
+    assert set(re.findall(r"url\(([^)])", html)) == {"#"}
+    assert "@import" not in html
+    outside = re.findall(r'(xmlns(?::xlink)?=")?(https?:)?//', re.sub(r"data:[^\"]*", "", html))
+    assert all(name for name, _ in outside)
+    assert "default-src 'none'" in html
+
+
+def test_identifiers_are_unique_and_point_somewhere(html: str) -> None:
+    page = Page(html)
+    names = page.all("id")
+    assert len(names) == len(set(names))
+    pointers = [value for name in ("href", "xlink:href") for value in page.all(name) if value.startswith("#")]
+    assert {value[1:] for value in [*pointers, *re.findall(r"url\((#[^)]*)\)", html)]} <= set(names)
+
+
+def test_text_of_users_stays_text(html: str) -> None:
+    page = Page(html)
+    assert "<b>bold" not in html
+    assert "<script>" not in html
+    assert f"→ {BOLD}" in page.text
+    assert "zero <script>gradients</script>" in page.text
+
+
+def test_says_everything_in_order(html: str) -> None:
+    text = Page(html).text
+    heads = ["How to read it", "Targeted success rate", "Red frame", "Course of the search", "Of the images predicted"]
+    places = [text.index(head) for head in [*heads, "t<1>", "The table comes from this query"]]
+    assert places == sorted(places)
+    assert "4 searches" not in text
+    assert "8 searches, 8 random draws as control" in text
+    assert "150 images of split test" in text
+    assert "fooling rate (% of images)" in text
+    assert "image-gradients spent" in text
+
+
+def bars(html: str) -> list[dict[str, float]]:
+    """Return where the marks of each fooling rate's bar are, per cent of its width."""
+    found = []
+    for label, marks in re.findall(
+        r'<div class="bar" role="img" aria-label="(fooling rate[^"]*)">(.*?)</div>', html, re.S
+    ):
+        assert "control" in label
+        styles = dict(re.findall(r'<i class="(\w+)" style="([^"]*)"', marks))
+        numbers = {
+            name: [float(number) for number in re.findall(r"([\d.]+)%", style)] for name, style in styles.items()
+        }
+        low, _, high = numbers.pop("interval")
+        found.append({name: at[0] for name, at in numbers.items()} | {"low": low, "high": high})
+    return found
+
+
+def test_bars_agree_with_the_rows(full: Results, html: str) -> None:
+    sql = "SELECT * FROM trials WHERE rule {} 'random' AND target IS NOT DISTINCT FROM {}"
+    for bar, target in zip(bars(html), [None, *sorted(CLASSES)], strict=True):
+        name = f"'{target}'" if target else "NULL"
+        rows = query(full, sql.format("<>", name)).to_pylist()
+        control = query(full, sql.format("=", name)).to_pylist()
+        assert len(rows) == len(control) == 2
+
+        def mean(column: str, of: list[dict[str, Any]] = rows) -> float:
+            return 100 * statistics.fmean(row[column] for row in of)
+
+        expected = {
+            "rate": mean("fooling_rate"),
+            "low": mean("fooling_rate_low"),
+            "high": mean("fooling_rate_high"),
+            "ceiling": mean("fooling_rate_ceiling"),
+            "control": mean("fooling_rate", control),
+        }
+        assert bar == pytest.approx(expected, abs=0.006)
+        rates_of = sorted(row["fooling_rate"] for row in rows)
+        assert f"seeds {100 * rates_of[0]:.1f}–{100 * rates_of[1]:.1f}" in Page(html).text
+
+
+def test_query_on_the_page_gives_the_table(full: Results, html: str) -> None:
+    shown = re.findall(r"<pre>(.*?)</pre>", html, re.S)[-1]
+    sql = shown.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    assert sql == rates_sql(None)
+    assert len(query(full, sql)) == len(CLASSES) + 1
+
+
+def test_one_trial_and_nothing_else(shop: Shop) -> None:
+    row = shop.add(extras=False)
+    page = Page(write_report(shop.results))
+    assert "svg" not in page.tags
+    assert f"{100 * row['fooling_rate']:.1f} %" in page.text
+    for absent in ("Pictures", "Course of the search", "Who goes where", "Failures", "Synthetic"):
+        assert absent not in page.text
+
+
+def test_flows_without_names_are_numbered(shop: Shop) -> None:
+    row = shop.add(extras=False)
+    way = {"trial_id": row["trial_id"], "split": "test", "label": 1, "clean_prediction": 1, "images": 3}
+    ways = [way | {"perturbed_prediction": 0}, way | {"perturbed_prediction": 1, "images": 1}]
+    shop.results.write_rows("flows", shop.grid, "key", ways)
+    (flow,) = flows.flows(shop.results, None)
+    assert flow.names == ("class 0", "class 1")
+    assert [(one.name, one.images, one.shares, one.stay) for one in flow.rows] == [("class 1", 4, (0.75, 0.25), 1)]
+    assert "75.0 %" in Page(write_report(shop.results)).text
+
+
+def test_flows_of_many_classes_are_folded(shop: Shop) -> None:
+    row = shop.add(extras=False)
+    way = {"trial_id": row["trial_id"], "split": "test", "label": 0}
+    ways = [
+        way | {"clean_prediction": clean, "perturbed_prediction": clean % 3, "images": 100 - clean}
+        for clean in range(40)
+    ]
+    shop.results.write_rows("flows", shop.grid, "key", ways)
+    (flow,) = flows.flows(shop.results, None)
+    assert len(flow.names) == flows.MAX_CLASSES
+    assert flow.names[-1] == "29 others"
+    assert all(sum(one.shares) == pytest.approx(1) for one in flow.rows)
+
+
+def test_flow_shares_agree_with_the_rows(full: Results) -> None:
+    for flow in flows.flows(full, None):
+        of = f"trial_id = '{flow.best.trial_id}' AND clean_prediction"
+        for row in flow.rows:
+            clean = CLASSES.index(row.name)
+            counted = query(
+                full, f"SELECT perturbed_prediction, sum(images) FROM flows WHERE {of} = {clean} GROUP BY ALL"
+            )
+            counts = dict(zip(*counted.to_pydict().values(), strict=True))
+            assert row.shares == tuple(counts.get(index, 0) / row.images for index in range(len(CLASSES)))
+
+
+def test_best_seed_is_shown_and_fooled_images_marked(full: Results) -> None:
+    panels = pictures.panels(full, None)
+    assert [panel.best.target for panel in panels] == [None, *sorted(CLASSES)]
+    for panel in panels:
+        sql = "SELECT max(coalesce(targeted_success_rate_non_target, fooling_rate)) AS best FROM trials"
+        name = f"= '{panel.best.target}'" if panel.best.target else "IS NULL"
+        best = query(full, f"{sql} WHERE rule <> 'random' AND target {name}").to_pylist()[0]["best"]
+        shown = query(full, f"{sql} WHERE trial_id = '{panel.best.trial_id}'").to_pylist()[0]["best"]
+        assert shown == best
+        assert len(panel.pairs) == pictures.MAX_PICTURES
+        assert (panel.width, panel.height) == (48, 32)
+        assert all(pair.fooled == (pair.clean_class != pair.perturbed_class) for pair in panel.pairs)
+    fooled = sum(pair.fooled for panel in panels for pair in panel.pairs)
+    assert write_report(full).count('<div class="fooled">') == fooled > 0
+
+
+def test_control_of_another_grid_counts(shop: Shop) -> None:
+    control = shop.add(rule="random", extras=False)
+    Shop(shop.results, "second").add(extras=False)
+    (row,) = rates(shop.results, "second")
+    assert (row.control, row.draws) == (control["fooling_rate"], 1)
+    assert "made-up" not in Page(write_report(shop.results, grid="second")).text
+
+
+def test_control_of_another_setting_does_not(shop: Shop) -> None:
+    shop.add(extras=False)
+    for changed in ({"norm": "l2"}, {"zeta": 0.02}, {"split": "val"}, {"target": "NORMAL"}, {"classifier": "other"}):
+        shop.add(rule="random", extras=False, **changed)
+    row = next(row for row in rates(shop.results, None) if not row.is_control)
+    assert row.control is None
+    assert "none" in Page(write_report(shop.results)).text
+
+
+def test_radius_given_as_xi(shop: Shop) -> None:
+    shop.add(zeta=None, extras=False)
+    shop.add(zeta=None, rule="random", extras=False)
+    shop.add(zeta=None, rule="random", extras=False, xi=0.5)
+    row = next(row for row in rates(shop.results, None) if not row.is_control)
+    assert row.draws == 1
+    assert "linf, 7.9 grey levels" in Page(write_report(shop.results)).text.replace("7.91", "7.9")
+
+
+def test_a_control_alone_is_a_row(shop: Shop) -> None:
+    shop.add(rule="random")
+    (row,) = rates(shop.results, None)
+    assert row.is_control
+    assert "random control" in Page(write_report(shop.results)).text
+
+
+def test_a_trial_of_two_grids_counts_once(shop: Shop) -> None:
+    for grid in ("one", "two"):
+        Shop(shop.results, grid).add(trial_id="same")
+    (row,) = rates(shop.results, None)
+    assert row.searches == 1
+    (flow,) = flows.flows(shop.results, None)
+    assert sum(one.images for one in flow.rows) == 150
+
+
+def test_steps_that_differ_are_told_apart(shop: Shop) -> None:
+    for epsilon in (0.01, 0.02):
+        shop.add(epsilon=epsilon)
+    assert [row.step_grey for row in rates(shop.results, None)] == pytest.approx([2.55, 5.1])
+    (drawn,) = curves.curves(shop.results, None)
+    assert [line.step_grey for line in drawn.lines] == pytest.approx([2.55, 5.1])
+    assert "step 2.55 grey levels" in Page(write_report(shop.results)).text
+
+
+def test_a_rate_no_better_than_the_control_is_marked(shop: Shop) -> None:
+    shop.add(push=0.02, extras=False)
+    shop.add(rule="random", push=0.05, extras=False)
+    assert "interval reaches down to the control" in Page(write_report(shop.results)).text
+
+
+@pytest.mark.parametrize("data", ["synthetic-chest-phantoms", "Synthetic faces"])
+def test_synthetic_images_are_called_so(shop: Shop, data: str) -> None:
+    shop.add(data=data, extras=False)
+    assert f"Synthetic images ({data})" in Page(write_report(shop.results)).text
+
+
+def test_no_trial_is_a_clear_error(shop: Shop) -> None:
+    with pytest.raises(StoreError, match="expected trials to report on, found none"):
+        write_report(shop.results)
+    shop.add(extras=False)
+    with pytest.raises(StoreError, match=r"no trial of grid \"it's\"; there are trials of made-up"):
+        write_report(shop.results, grid="it's")
+
+
+def test_what_is_left_out_is_said_and_can_be_asked_for(full: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_SHOWN", 3)
+    monkeypatch.setattr(flows, "MAX_SHOWN", 1)
+    monkeypatch.setattr(curves, "MAX_FIGURES", 1)
+    monkeypatch.setattr("uapray.report.page.MAX_ROWS", 2)
+    text = Page(write_report(full)).text
+    assert "3 of 4 settings are shown" in text
+    assert "1 of 4 settings are shown" in text
+    assert "1 of 2 plots are shown" in text
+    assert "The first 2 of 4 rows" in text
+    rest = query(full, pictures.rest_sql(None, 3)).to_pylist()
+    assert {row["target"] for row in rest} == {"PNEUMONIA"}
+    assert all(row["clean_png"] for row in rest)
+    assert {row["place"] for row in query(full, flows.rest_sql(None, 1)).to_pylist()} == {2, 3, 4}
+    assert {row["place"] for row in query(full, curves.rest_sql(None, 1)).to_pylist()} == {2}
+
+
+def test_pictures_stay_within_their_bytes(full: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = pictures.panels(full, None)[0]
+    size = len(one.perturbation) + sum(len(pair.clean + pair.perturbed) for pair in one.pairs)
+    monkeypatch.setattr(pictures, "MAX_BYTES", int(2.5 * size))
+    assert len(pictures.panels(full, None)) == 2
+
+
+def test_curve_is_the_median_of_the_best_so_far(full: Results) -> None:
+    nontargeted, targeted = curves.curves(full, None)
+    assert [line.target for line in targeted.lines] == sorted(CLASSES)
+    (line,) = nontargeted.lines
+    assert line.searches == 2
+    assert line.image_gradients.tolist() == [500 * number for number in range(1, 9)]
+    assert (np.diff(line.median) >= 0).all()
+    sql = "SELECT max(h.fooling_rate) AS best FROM history h JOIN trials USING (trial_id) WHERE target IS NULL"
+    bests = [row["best"] for row in query(full, f"{sql} GROUP BY trial_id").to_pylist()]
+    assert line.median[-1] == pytest.approx(statistics.median(bests))
+    assert (line.low[-1], line.high[-1]) == (min(bests), max(bests))
+
+
+@given(st.lists(st.dictionaries(st.integers(1, 50), st.floats(0, 1), min_size=1), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_rates_hold_until_the_next_measurement(searches: list[dict[int, float]]) -> None:
+    courses = [
+        (np.array(sorted(one)), np.array([rate for _, rate in sorted(one.items())], dtype=np.float64))
+        for one in searches
+    ]
+    axis, held = curves.over_searches(courses)
+    assert axis[0] == max(min(one) for one in searches)
+    for rates_held, one in zip(held, searches, strict=True):
+        for at, rate in zip(axis, rates_held, strict=True):
+            assert rate == one[max(key for key in one if key <= at)]
+
+
+def test_plot_is_an_element_of_its_own(full: Results) -> None:
+    lines = curves.curves(full, None)[1].lines
+    svg = plots.curve_svg(lines, rate_name="fooling rate", prefix="mine-")
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "width" not in root.attrib
+    assert all(one.attrib["id"].startswith("mine-") for one in root.iter() if "id" in one.attrib)
+    assert "<style" not in svg
+    assert svg == plots.curve_svg(lines, rate_name="fooling rate", prefix="mine-")
+
+
+@given(st.one_of(st.none(), st.floats()))
+def test_every_rate_can_be_written(share: float | None) -> None:
+    assert re.fullmatch(r"\d+(\.\d+)?%", wording.css(share))
+    assert 0 <= float(wording.css(share)[:-1]) <= 100
+    assert wording.percent(share)
+
+
+@pytest.mark.parametrize(
+    ("zeta", "grey", "text"),
+    [
+        (0.04, 9.7123, "ζ 4 % = 9.71 grey levels"),
+        (0.005, 1234.5, "ζ 0.5 % = 1,234 grey levels"),
+        (None, 0.5, "0.5 grey levels"),
+    ],
+)
+def test_radius_in_words(zeta: float | None, grey: float, text: str) -> None:
+    assert wording.radius(zeta, grey).replace("\N{NO-BREAK SPACE}", " ") == text

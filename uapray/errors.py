@@ -43,3 +43,9 @@ class TrialError(UaprayError):
 
 class ClusterError(UaprayError):
     """The Ray cluster cannot do what was asked of it."""
+
+
+class StoppedError(UaprayError):
+    """The run was asked to stop; what is finished stays, and the same command goes on from there."""
+
+    exit_code = 130

@@ -13,7 +13,7 @@ import torch
 from uapray import rows
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
-from uapray.errors import ClusterError, TrialError, UaprayError, UserError
+from uapray.errors import ClusterError, StoppedError, TrialError, UserError
 from uapray.models.card import Card, Classifier, check_fits
 from uapray.models.scores import classifier_rows, score_classifier
 from uapray.models.training import EpochReport
@@ -27,9 +27,7 @@ from uapray.replica import Replica
 from uapray.store.results import Results
 from uapray.trial import Arena, Judgement, class_index, find, judge
 
-
-class InterruptedSearchError(UaprayError):
-    """The run was asked to stop; what is finished stays, the rest is done next time."""
+STOPPED = "stopped; what is finished stays, and the same command goes on from here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ def run_missing(run: Run, missing: Missing) -> Summary:
     again: it goes on with what is missing. Failed trials are written to ``failures`` and the rest goes on.
 
     Raises:
-        InterruptedSearchError: If the run was asked to stop.
+        StoppedError: If the run was asked to stop.
         ClusterError: If the replicas could not be kept alive.
     """
     failed = 0
@@ -189,6 +187,7 @@ def train_classifier(
     initial: Classifier,
     resources: Resources,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Classifier:
     """Train a classifier and measure it on its splits.
 
@@ -210,6 +209,7 @@ def train_classifier(
         gpus=resources.gpus,
         may_grow=resources.may_grow,
         on_epoch=on_epoch,
+        while_waiting=while_waiting,
     )
     initial.module.load_state_dict(fitted.state)
     classifier = make_classifier(initial.module, initial.card)
@@ -275,15 +275,16 @@ def _obtain(
     if prepared is None:
         return load_classifier(uri)
 
-    def on_epoch(report: EpochReport) -> None:
+    def check() -> None:
         if run.stop.is_set():
-            raise InterruptedSearchError("stopped while training")
-        run.watcher.training(victim, report)
+            raise StoppedError(STOPPED)
 
     splits = dict(images)
     if "val" in source.data.splits():
         splits["val"] = source.images("val")
-    classifier = train_classifier(victim.train, splits, prepared, run.resources, on_epoch)
+    classifier = train_classifier(
+        victim.train, splits, prepared, run.resources, lambda report: run.watcher.training(victim, report), check
+    )
     for split, one in splits.items():
         scores = score_classifier(classifier, one)
         run.results.write_rows(
@@ -313,7 +314,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
                     step = under_way.pop(ended)
                     try:
                         ended.result()
-                    except (UserError, ClusterError, InterruptedSearchError):
+                    except (UserError, ClusterError, StoppedError):
                         raise
                     except Exception as error:
                         failed += 1
@@ -329,11 +330,11 @@ def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, 
 
     def watch(snapshot: Snapshot) -> None:
         if run.stop.is_set():
-            raise InterruptedSearchError("stopped while searching")
+            raise StoppedError(STOPPED)
         run.watcher.searching(step, snapshot)
 
     if run.stop.is_set():
-        raise InterruptedSearchError("stopped before the search began")
+        raise StoppedError(STOPPED)
     if results.has_array(step.trial_id):
         perturbation = torch.from_numpy(results.read_array(step.trial_id))
         found, ran = rows.found_again(perturbation, results.read_array_metadata(step.trial_id))

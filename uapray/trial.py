@@ -35,6 +35,7 @@ class Arena:
     pool: ReplicaPool
     images: Mapping[str, ImageSet]
     _clean: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _norms: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def clean(self, split: str) -> NDArray[np.int64]:
@@ -44,6 +45,16 @@ class Arena:
                 rows = np.arange(len(self.images[split]))
                 self._clean[split] = self.pool.predict(None, in_turn(split, rows))
             return self._clean[split]
+
+    def mean_norm(self, split: str, norm: str) -> float:
+        """Return the mean norm of a split's images, pixel units; computed once, without copying them all."""
+        with self._lock:
+            if (split, norm) not in self._norms:
+                images = self.images[split].images
+                parts = (torch.tensor(images[row : row + 256]) for row in range(0, len(images), 256))
+                sums = [len(part) * mean_norm(part, p=order(norm)) for part in parts]
+                self._norms[split, norm] = sum(sums) / len(images)
+            return self._norms[split, norm]
 
     def deck(self, split: str, rows: NDArray[np.int64]) -> Deck:
         """Return some images of a split with their clean predictions."""
@@ -103,13 +114,12 @@ def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
     return class_names.index(name)
 
 
-def radius(images: ImageSet, threat: Threat) -> float:
+def radius(arena: Arena, source: str, threat: Threat) -> float:
     """Return xi: as given, or zeta times the mean norm of the images (Hirano et al. 2021, but whole images)."""
     if threat.xi is not None:
         return threat.xi
-    if threat.zeta is None:
-        raise ConfigError("expected zeta or xi, got neither")
-    return threat.zeta * mean_norm(torch.from_numpy(images.images.copy()), p=order(threat.norm))
+    assert threat.zeta is not None
+    return threat.zeta * arena.mean_norm(source, threat.norm)
 
 
 def rule_of(settings: Search, threat: Threat, xi: float) -> tuple[Rule, float]:
@@ -152,7 +162,7 @@ def find(
         TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
     """
     images = arena.images[source]
-    p, xi = order(threat.norm), radius(images, threat)
+    p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)
     if settings.rule == "random":

@@ -12,7 +12,7 @@ from uapray.errors import ClassifierError
 from uapray.models.card import Card
 from uapray.models.initial import strip_prefixes
 from uapray.models.pixel import PixelModel
-from uapray.models.weights import make_classifier, save_classifier
+from uapray.models.weights import load_classifier, make_classifier, save_classifier
 from uapray.models.zoo import build
 
 
@@ -119,3 +119,32 @@ def test_prefixes_are_taken_off_only_where_all_names_have_them() -> None:
     assert set(strip_prefixes({"module.a": one, "module.b": one})) == {"a", "b"}
     assert set(strip_prefixes({"module.a": one, "b": one})) == {"module.a", "b"}
     assert set(strip_prefixes({"backbone.a": one, "mean": one})) == {"a", "mean"}
+
+
+def test_real_imagenet_weights_under_torchvisions_names(real_data: pathlib.Path) -> None:
+    uri = str(real_data / "squeezenet1_0_imagenet_fp16.npz")
+    mean, std = tuple(value / 255 for value in (123, 117, 104)), (1 / 255,) * 3
+    names = [f"class {i}" for i in range(1000)]
+    whole = load_classifier(
+        uri,
+        architecture="torchvision:squeezenet1_0",
+        class_names=names,
+        channels=3,
+        size=(227, 227),
+        mean=mean,
+        std=std,
+    )
+    assert whole.module(torch.rand(1, 3, 227, 227)).isfinite().all()
+    medical = build(
+        "torchvision:squeezenet1_0", classes=2, channels=1, size=(64, 64), initial_weights=uri, mean=mean, std=std
+    )
+    assert torch.equal(medical.backbone.state_dict()["features.0.weight"], whole.module.backbone.features[0].weight)  # type: ignore[union-attr, index]
+    assert medical.mean.flatten().tolist() == pytest.approx(mean)
+    with pytest.raises(ClassifierError, match="weights of another architecture"):
+        build("resnet18", classes=2, channels=1, size=(64, 64), initial_weights=uri)
+
+
+def test_another_spelling_is_not_another_architecture(tmp_path: pathlib.Path) -> None:
+    card = Card(architecture="Tiny-CNN", class_names=("a", "b"), channels=3, size=(32, 32), initial_weights="random")
+    save_classifier(make_classifier(model("tiny-cnn"), card), str(tmp_path / "source.safetensors"))
+    assert model("tiny-cnn", seed=1, initial_weights=str(tmp_path / "source.safetensors")).channels == 3

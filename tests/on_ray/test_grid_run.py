@@ -15,7 +15,8 @@ import pytest
 from s3_server import S3Server
 
 from uapray.cli.running import run_with_progress
-from uapray.experiment import InterruptedSearchError, Resources, Run, Summary, Watcher, find_missing, run_missing
+from uapray.errors import StoppedError
+from uapray.experiment import Resources, Run, Summary, Watcher, find_missing, run_missing
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
 from uapray.query import query
@@ -100,7 +101,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_where_it_was(undisturbed: Results,
     results, plan = open_results(str(tmp_path / "store")), small_plan()
     stop = threading.Event()
     watcher = Watcher(judged=lambda _step, _judgement: stop.set())
-    with pytest.raises(InterruptedSearchError):
+    with pytest.raises(StoppedError):
         run_missing(Run(plan, results, RESOURCES, watcher, stop), find_missing(plan, results))
     standing = len(query(results, "SELECT DISTINCT trial_id FROM trials").to_pylist())
     assert 0 < standing < TRIALS

@@ -50,8 +50,6 @@ def main() -> None:
     """Run the command line; the exit code is 0, 1 for a failed run, 2 for a mistake in the request."""
     try:
         app()
-    except KeyboardInterrupt:
-        _end("stopped; what is finished stays, and the same command goes on from here", 130)
     except UaprayError as error:
         if _debug:
             raise

@@ -3,11 +3,12 @@
 import os
 import signal
 import threading
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from uapray.cli.progress import board
 from uapray.coordinator import Snapshot
-from uapray.experiment import InterruptedSearchError, Resources, Run, Summary, Watcher, find_missing, run_missing
+from uapray.experiment import Resources, Run, Summary, Watcher, find_missing, run_missing
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.on_ray.session import LOCAL, session
@@ -57,10 +58,7 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
                 progress.show(f"failed {step}", 1, 1, message[:120])
 
         watcher = Watcher(training=training, trained=trained, searching=searching, judged=judged, failed=failed)
-        try:
-            return run_missing(Run(plan, results, resources, watcher, stop), missing)
-        except InterruptedSearchError:
-            raise KeyboardInterrupt from None
+        return run_missing(Run(plan, results, resources, watcher, stop), missing)
 
 
 def may_grow(address: str | None) -> bool:
@@ -76,22 +74,18 @@ def label(step: TrialStep) -> str:
     )
 
 
-class _stopping:  # noqa: N801 - used as a statement
-    """Turn Ctrl-C and SIGTERM into a request to stop; a second one stops at once."""
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a request to stop inside the block; a second one stops at once."""
 
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, _number: int, _frame: Any) -> None:
-        if self._stop.is_set():
+    def ask(_number: int, _frame: object) -> None:
+        if stop.is_set():
             raise KeyboardInterrupt
-        self._stop.set()
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

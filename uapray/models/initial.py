@@ -30,7 +30,7 @@ def adopt(model: PixelModel, architecture: str, uri: str, *, keep_normalisation:
     file = read_weights(uri)
     if file.card is not None:
         origin = Card.model_validate_json(file.card).architecture
-        if origin != architecture:
+        if fold_name(origin) != fold_name(architecture):
             raise ClassifierError(
                 f"{uri}: expected weights of {architecture}, got weights of another architecture ({origin})"
             )
@@ -52,6 +52,11 @@ def adopt(model: PixelModel, architecture: str, uri: str, *, keep_normalisation:
     if not all(_fits(fitted, name, expected[name]) for name in expected if name.startswith(head)):
         merged |= {name: value for name, value in expected.items() if name.startswith(head)}
     model.backbone.load_state_dict(merged)
+
+
+def fold_name(architecture: str) -> str:
+    """Return a name without what two spellings of it may differ in: case, punctuation, timm's tag of weights."""
+    return "".join(letter for letter in architecture.lower().partition(".")[0] if letter.isalnum())
 
 
 def misfits(came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from uapray.errors import ClassifierError
-from uapray.models.initial import adopt
+from uapray.models.initial import adopt, fold_name
 from uapray.models.pixel import PixelModel
 
 PAPERS = (
@@ -42,8 +42,8 @@ def canonical(architecture: str) -> str:
     """
     if architecture in SMALL or architecture in _torchvision_names() or _is_timm(architecture):
         return architecture
-    folded = {_fold(name): name for name in (*PAPERS, *SMALL)}
-    if (found := folded.get(_fold(architecture))) is not None:
+    folded = {fold_name(name): name for name in (*PAPERS, *SMALL)}
+    if "." not in architecture and (found := folded.get(fold_name(architecture))) is not None:
         return found
     if _is_timm(architecture.lower()):
         return architecture.lower()
@@ -222,7 +222,3 @@ def _is_timm(name: str) -> bool:
 @functools.cache
 def _torchvision_names() -> tuple[str, ...]:
     return tuple(TORCHVISION + name for name in torchvision.models.list_models(torchvision.models))
-
-
-def _fold(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())

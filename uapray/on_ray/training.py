@@ -77,6 +77,7 @@ def fit_on_ray(
     gpus: float = 0.0,
     may_grow: bool = False,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train on the connected cluster; the arguments are those of ``fit`` and what a worker gets.
 
@@ -91,6 +92,7 @@ def fit_on_ray(
         gpus: GPUs of a worker.
         may_grow: Whether more nodes may come; then workers that do not fit yet are waited for.
         on_epoch: Called here after each epoch.
+        while_waiting: Called here twice a second; it may raise to end the training.
 
     Raises:
         TrialError: If a worker failed.
@@ -119,7 +121,7 @@ def fit_on_ray(
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=need),
             run_config=RunConfig(storage_path=scratch, name="train"),
         )
-        _run(trainer, mailbox, on_epoch)
+        _run(trainer, mailbox, on_epoch, while_waiting)
     result: FitResult | None = ray.get(mailbox.result.remote())
     ray.kill(mailbox)
     if result is None:
@@ -127,7 +129,9 @@ def fit_on_ray(
     return result
 
 
-def _run(trainer: Any, mailbox: Any, on_epoch: Callable[[EpochReport], None]) -> None:
+def _run(
+    trainer: Any, mailbox: Any, on_epoch: Callable[[EpochReport], None], while_waiting: Callable[[], None]
+) -> None:
     """Run the trainer and hand on what the first worker reports, as it comes."""
     failure: list[Exception] = []
 
@@ -142,6 +146,7 @@ def _run(trainer: Any, mailbox: Any, on_epoch: Callable[[EpochReport], None]) ->
     told = 0
     while True:
         running.join(_POLL_S)
+        while_waiting()
         for report in ray.get(mailbox.reports.remote(told)):
             on_epoch(report)
             told += 1

@@ -107,5 +107,5 @@ def _plot(index: int, drawn: curves.Curves) -> Plot:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=wording.percent, css=wording.css, count=wording.count, plural=wording.plural)
-    environment.globals.update(radius=wording.radius, between=wording.between)
+    environment.globals.update(radius=wording.radius, grey_levels=wording.grey_levels, between=wording.between)
     return environment.from_string(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))

@@ -83,7 +83,7 @@ def _label(axes: Axes, rate_name: str) -> None:
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.grid(color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)

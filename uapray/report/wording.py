@@ -1,23 +1,25 @@
-"""How numbers are written on the page."""
+"""How numbers are written on the page; a number and its unit are never torn apart."""
 
 import math
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share as per cent with its sign, a dash for none."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}{_NO_BREAK}%"
 
 
 def between(low: float | None, high: float | None) -> str:
-    """Return two shares as a range of per cent, without sign."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
+    """Return two shares as a range of per cent, without the sign."""
+    if low is None or high is None or math.isnan(low + high):
         return "–"
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def css(share: float | None) -> str:
     """Return a share, kept within [0, 1], as a length in a style sheet."""
-    return f"{100 * min(1.0, max(0.0, share or 0.0)):.2f}%"
+    return "0%" if share is None or math.isnan(share) else f"{100 * min(1.0, max(0.0, share)):.2f}%"
 
 
 def count(number: float) -> str:
@@ -25,12 +27,18 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def radius(zeta: float | None, xi_grey: float) -> str:
-    """Return the radius of a ball: the share of the mean norm if it is given so, and grey levels."""
-    grey = f"{xi_grey:.3g} grey levels" if xi_grey < 100 else f"{xi_grey:,.0f} grey levels"
-    return grey if zeta is None else f"ζ {100 * zeta:g} % = {grey}"
-
-
 def plural(number: int, noun: str, nouns: str = "") -> str:
     """Return a number with its noun."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+    return f"{number:,}{_NO_BREAK}{noun if number == 1 else nouns or noun + 's'}"
+
+
+def grey_levels(number: float) -> str:
+    """Return a length in grey levels, three digits of it."""
+    digits = f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+    return f"{digits}{_NO_BREAK}grey{_NO_BREAK}levels"
+
+
+def radius(zeta: float | None, xi_grey: float) -> str:
+    """Return the radius of a ball: as a share of the mean norm if it was given so, and in grey levels."""
+    share = "" if zeta is None else f"ζ{_NO_BREAK}{100 * zeta:g}{_NO_BREAK}% = "
+    return share + grey_levels(xi_grey)

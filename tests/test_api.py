@@ -1,0 +1,237 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from victims import (
+    CLASS_NAMES,
+    HEIGHT,
+    WIDTH,
+    Constant,
+    Linear,
+    SmallCNN,
+    grey_levels,
+    image_set,
+    noise,
+    targeted_victim,
+    two_class,
+)
+
+import uapray
+from uapray.api import search_settings
+from uapray.config import Budget, Search
+from uapray.coordinator import Snapshot
+from uapray.errors import ClassifierError, ConfigError, DataError, UaprayError
+from uapray.models.weights import wrap_module
+
+SHAPE = (1, HEIGHT, WIDTH)
+QUICK: dict[str, Any] = {"batch_size": 8, "round_size": 8, "max_epochs": 1}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", ["spgd", "sga", "random"])
+def test_perturb_then_evaluate(rule: str, norm: str) -> None:
+    images = image_set(60, classes=3)
+    result = uapray.perturb(SmallCNN(), images, rule=rule, norm=norm, zeta=0.1, **QUICK)
+    assert result.perturbation.shape == SHAPE
+    assert result.perturbation.dtype == torch.float32
+    evaluation = uapray.evaluate(SmallCNN(), images, result.perturbation)
+    assert (evaluation.l2 if norm == "l2" else evaluation.linf) <= result.xi * (1 + 1e-6)
+    assert 0 <= evaluation.fooling_rate_low <= evaluation.fooling_rate <= evaluation.fooling_rate_high <= 1
+    assert evaluation.fooling_rate == evaluation.outcome.fooling.hits / 60
+    assert evaluation.dominant_label in CLASS_NAMES
+    assert evaluation.targeted_success_rate is None
+    assert evaluation.targeted_success_rate_non_target is None
+    if rule == "random":
+        assert (result.validation_rate, result.history) == (None, ())
+    else:
+        assert result.validation_rate == max(row.fooling_rate for row in result.history)
+
+
+def test_the_defaults_beat_the_control_on_a_linear_victim() -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=0.5)
+    result = uapray.perturb(victim.module, images)
+    assert result.xi == pytest.approx(0.04 * np.mean(images.images.max((1, 2, 3)) / 255))
+    evaluation = uapray.evaluate(victim.module, images, result.perturbation)
+    assert evaluation.outcome.fooling.hits == max(victim.fooled(images.images, "linf", result.xi))
+    assert evaluation.control_fooling_rate < 0.4 * evaluation.fooling_rate
+
+
+@pytest.mark.parametrize("target", [CLASS_NAMES[1], 1])
+def test_a_target_is_a_name_or_an_index(target: str | int) -> None:
+    images = image_set(60, classes=3)
+    victim, towards = targeted_victim(images.images, 1, "linf")
+    result = uapray.perturb(victim, images, xi=0.01, target=target, **QUICK)
+    torch.testing.assert_close(result.perturbation, 0.01 * towards, rtol=0, atol=1e-8)
+    evaluation = uapray.evaluate(victim, images, result.perturbation, target=target)
+    assert evaluation.targeted_success_rate == np.mean(evaluation.outcome.perturbed == 1)
+    others = evaluation.outcome.clean != 1
+    assert evaluation.targeted_success_rate_non_target == np.mean(evaluation.outcome.perturbed[others] == 1)
+
+
+def test_nothing_added_fools_nobody() -> None:
+    images = image_set(30, classes=3)
+    evaluation = uapray.evaluate(SmallCNN(), images, torch.zeros(SHAPE))
+    assert evaluation.fooling_rate == evaluation.control_fooling_rate == 0
+    assert (evaluation.l2, evaluation.linf) == (0, 0)
+    assert (evaluation.visibility.psnr, evaluation.visibility.ssim) == (None, 1)
+    assert evaluation.clean_accuracy == evaluation.robust_accuracy
+
+
+def test_a_perturbation_may_be_of_numpy_or_torch() -> None:
+    images = image_set(30, classes=3)
+    v = noise(0, scale=0.2)
+    turned = np.asfortranarray(v.numpy())
+    turned.flags.writeable = False
+    kinds = [v, v.numpy(), v.double().numpy(), v.clone().requires_grad_(), turned, v.numpy().tolist()]
+    outcomes = [uapray.evaluate(SmallCNN(), images, kind).outcome.perturbed.tolist() for kind in kinds]
+    assert len(set(map(tuple, outcomes))) == 1
+    assert outcomes[0] != uapray.evaluate(SmallCNN(), images, 0 * v).outcome.perturbed.tolist()
+
+
+def test_a_module_and_its_classifier_give_the_same() -> None:
+    images = image_set(40, classes=3)
+    classifier = wrap_module(SmallCNN(), class_names=images.class_names, channels=1, size=images.size)
+    one, other = (uapray.perturb(model, images, **QUICK).perturbation for model in (SmallCNN(), classifier))
+    assert torch.equal(one, other)
+
+
+def test_colour_images_have_colour_perturbations() -> None:
+    images = image_set(30, channels=3, classes=3)
+    result = uapray.perturb(SmallCNN(channels=3), images, **QUICK)
+    assert result.perturbation.shape == (3, HEIGHT, WIDTH)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    images = image_set(60, classes=3)
+    bits = [uapray.perturb(SmallCNN(), images, seed=seed, **QUICK).perturbation for seed in (0, 0, 1)]
+    assert torch.equal(bits[0], bits[1])
+    assert not torch.equal(bits[0], bits[2])
+
+
+def test_the_module_and_the_images_stay_as_they_were() -> None:
+    images, module = image_set(40, classes=3), SmallCNN()
+    pixels = images.images.copy()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    result = uapray.perturb(module, images, **QUICK)
+    uapray.evaluate(module, images, result.perturbation)
+    assert np.array_equal(images.images, pixels)
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
+
+
+def test_settings_have_flat_names() -> None:
+    assert search_settings("sga", {"starts": 2, "max_epochs": 3, "stop_rate": 0.5}) == Search(
+        rule="sga", starts=2, budget=Budget(max_epochs=3, stop_rate=0.5)
+    )
+    assert search_settings("spgd", {}) == Search()
+
+
+def test_one_can_watch() -> None:
+    seen: list[Snapshot] = []
+    result = uapray.perturb(SmallCNN(), image_set(30, classes=3), watch=seen.append, **QUICK)
+    assert tuple(row for snapshot in seen for row in snapshot.measured) == result.history
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"bach_size": 8}, "unknown key 'bach_size'; did you mean 'batch_size'?"),
+        ({"max_epoch": 8}, "unknown key 'max_epoch'; did you mean 'max_epochs'?"),
+        ({"rule": "sgpd"}, "'spgd', 'sga' or 'random', got 'sgpd'"),
+        ({"norm": "l1"}, "'l2' or 'linf', got 'l1'"),
+        ({"zeta": 4}, "zeta"),
+        ({"xi": -1}, "xi"),
+        ({"zeta": 0.04, "xi": 0.1}, "either zeta or xi"),
+        ({"target": "CAT"}, "target: expected one of CLEAR, OPACITY, EFFUSION, got 'CAT'"),
+        ({"target": 3}, "target"),
+        ({"target": -1}, "target"),
+        ({"starts": 0}, "starts"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"pool": "lokal"}, "pool"),
+    ],
+)
+def test_each_wrong_setting_of_a_search_gets_its_sentence(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        uapray.perturb(SmallCNN(), image_set(20, classes=3), **settings)
+    assert text in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "text"),
+    [
+        (torch.zeros(HEIGHT, WIDTH), r"expected \(c, h, w\) = \(1, 8, 7\), got \(8, 7\)"),
+        (torch.zeros(3, HEIGHT, WIDTH), r"expected \(c, h, w\) = \(1, 8, 7\), got \(3, 8, 7\)"),
+        (torch.zeros(1, WIDTH, HEIGHT), r"got \(1, 7, 8\)"),
+        (np.zeros((HEIGHT, WIDTH, 1)), r"got \(8, 7, 1\)"),
+        (torch.full(SHAPE, math.nan), "finite"),
+        (torch.full(SHAPE, math.inf), "finite"),
+        (np.full(SHAPE, 1e300), "finite"),
+    ],
+)
+def test_each_wrong_perturbation_gets_its_sentence(perturbation: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        uapray.evaluate(SmallCNN(), image_set(20, classes=3), perturbation)
+
+
+@pytest.mark.parametrize("target", ["CAT", 3, -1])
+def test_an_unknown_target_is_not_evaluated(target: str | int) -> None:
+    with pytest.raises(ConfigError, match="target"):
+        uapray.evaluate(SmallCNN(), image_set(20, classes=3), torch.zeros(SHAPE), target=target)
+
+
+def test_images_of_other_channels_classes_or_size_are_refused() -> None:
+    classifier = wrap_module(SmallCNN(), class_names=CLASS_NAMES[:3], channels=1, size=(HEIGHT, WIDTH))
+    with pytest.raises(ClassifierError, match="expected 1 channel as SmallCNN takes, got 3 channels"):
+        uapray.perturb(classifier, image_set(20, channels=3, classes=3))
+    with pytest.raises(ClassifierError, match="expected the classes of SmallCNN"):
+        uapray.perturb(classifier, image_set(20, classes=2))
+    with pytest.raises(ClassifierError, match="expected 2 logits"):
+        uapray.perturb(SmallCNN(), image_set(20, classes=2))
+    with pytest.raises(ClassifierError, match=r"failed on \(3, 3, 8, 7\)"):
+        uapray.evaluate(SmallCNN(), image_set(20, channels=3, classes=3), torch.zeros(3, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.full((2, *SHAPE), math.nan), torch.full((2, *SHAPE), math.inf), torch.zeros(1, *SHAPE)]
+)
+def test_a_module_that_gives_no_logits_is_refused(weight: torch.Tensor) -> None:
+    module = Linear(weight, torch.zeros(len(weight)))
+    with pytest.raises(ClassifierError, match=r"expected .*logits"):
+        uapray.perturb(module, image_set(20))
+
+
+def test_a_constant_module_is_said_to_have_no_gradients() -> None:
+    with pytest.raises(UaprayError, match="gradient"):
+        uapray.perturb(Constant(), image_set(20))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_images_are_said_to_be(count: int) -> None:
+    with pytest.raises(DataError):
+        uapray.perturb(SmallCNN(classes=2), image_set(count))
+
+
+def test_no_images_cannot_be_evaluated() -> None:
+    with pytest.raises(UaprayError, match="image"):
+        uapray.evaluate(SmallCNN(classes=2), image_set(0), torch.zeros(SHAPE))
+
+
+@pytest.mark.parametrize(("count", "classes"), [(2, 2), (3, 2), (6, 2), (7, 3)])
+@pytest.mark.parametrize("rule", ["spgd", "sga"])
+def test_few_images_are_enough(rule: str, count: int, classes: int) -> None:
+    result = uapray.perturb(SmallCNN(classes=classes), image_set(count, classes=classes), rule=rule, inner_rounds=1)
+    assert result.image_gradients > 0
+    assert result.perturbation.isfinite().all()
+    evaluation = uapray.evaluate(SmallCNN(classes=classes), image_set(count, classes=classes), result.perturbation)
+    assert evaluation.outcome.images == count
+
+
+def test_images_that_are_black_and_white_only_can_be_perturbed() -> None:
+    pixels = np.where(grey_levels(40) > 128, 255, 0).astype(np.uint8)
+    result = uapray.perturb(SmallCNN(classes=2), image_set(40, pixels=pixels), zeta=0.1, **QUICK)
+    assert float(result.perturbation.abs().max()) == pytest.approx(0.1)
