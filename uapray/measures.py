@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 CONFIDENCE = 0.95
 VISIBILITY_IMAGES = 256
@@ -34,6 +32,8 @@ class Rate:
         """Lower and upper limit (Wilson 1927); (0, 1) of no images."""
         if not self.images:
             return (0.0, 1.0)
+        from scipy.stats import binomtest  # seconds to import; not on the way to a replica
+
         limits = binomtest(self.hits, self.images).proportion_ci(CONFIDENCE, method="wilson")
         return (float(limits.low), float(limits.high))
 
@@ -123,6 +123,8 @@ def visibility(images: NDArray[np.uint8], v: torch.Tensor) -> Visibility:
         images: uint8 ``(n, h, w, c)``; the first 256 are taken.
         v: Perturbation, float32 ``(c, h, w)``, pixel units.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
     clean = torch.from_numpy(images[:VISIBILITY_IMAGES].copy()).permute(0, 3, 1, 2).float() / 255
     perturbed = (clean + v).clamp(0, 1)
     if torch.equal(clean, perturbed):

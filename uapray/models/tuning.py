@@ -4,14 +4,16 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 FUSED_TOLERANCE = 1e-3
-_CONVOLUTIONS = (nn.Conv2d, timm.layers.Conv2dSame)
-_NORMS_2D = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
+# By name, so that a replica of a model without timm does not import it.
+_CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
+_NORM_WITH_ACTIVATION = "timm.layers.norm_act.BatchNormAct2d"
+_NORMS_2D = ("torch.nn.modules.batchnorm.BatchNorm2d", _NORM_WITH_ACTIVATION)
 _GUESSED_SIZES = (64, 224, 299)
 _Seen = dict[str, list[tuple[Tensor, int]]]  # by module: the tensors it returned or took, and their versions
 
@@ -130,14 +132,18 @@ def _identity(seen: tuple[Tensor, int]) -> tuple[int, int]:
     return id(tensor), version
 
 
+def _kind(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def _foldable(module: nn.Module) -> bool:
     # Subclasses may change the weight on its way (weight standardisation, parametrisations); hooks may too.
-    known = type(module) in _CONVOLUTIONS or type(module) is nn.Linear
+    known = _kind(module) in _CONVOLUTIONS or type(module) is nn.Linear
     return known and not module._forward_pre_hooks and not module._forward_hooks
 
 
 def _is_norm(module: nn.Module) -> bool:
-    known = type(module) in _NORMS_2D or type(module) is nn.BatchNorm1d
+    known = _kind(module) in _NORMS_2D or type(module) is nn.BatchNorm1d
     return known and module.running_mean is not None and not module._forward_pre_hooks
 
 
@@ -172,8 +178,9 @@ def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _remainder(norm: nn.Module) -> nn.Module:
-    if isinstance(norm, timm.layers.BatchNormAct2d):
-        return nn.Sequential(norm.drop, norm.act)
+    if _kind(norm) == _NORM_WITH_ACTIVATION:
+        parts: Any = norm
+        return nn.Sequential(parts.drop, parts.act)
     return nn.Identity()
 
 

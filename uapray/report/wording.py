@@ -40,5 +40,5 @@ def grey_levels(number: float) -> str:
 
 def radius(zeta: float | None, xi_grey: float) -> str:
     """Return the radius of a ball: as a share of the mean norm if it was given so, and in grey levels."""
-    share = "" if zeta is None else f"ζ{_NO_BREAK}{100 * zeta:g}{_NO_BREAK}% = "
-    return share + grey_levels(xi_grey)
+    grey = grey_levels(xi_grey)
+    return grey if zeta is None else f"ζ{_NO_BREAK}{100 * zeta:g}{_NO_BREAK}% ({grey})"
