@@ -88,7 +88,7 @@ def test_gradient_is_the_same_sum_in_float32(seed: int, target: int | None, scal
         v.numpy(), [Batch("train", np.arange(4), reference)], objective
     )
     naive = naive_gradient(module, unit_pixels(images[:4]), v, objective, torch.from_numpy(reference))
-    torch.testing.assert_close(update.total, naive, rtol=0, atol=1e-6 * max(1.0, float(naive.abs().max())))
+    torch.testing.assert_close(update.total, naive, rtol=0, atol=1e-5 * max(1.0, float(naive.abs().max())))
 
 
 def test_raw_gradients_are_summed_neither_signs_nor_means() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from uapray.data.dataset import open_data
 from uapray.data.images import ImageSet, hold_out
 from uapray.errors import ConfigError, DataError, TrialError
-from uapray.models.recipe import Recipe
+from uapray.models.recipe import RECIPES, Recipe
 from uapray.models.scores import predict_probabilities, score
 from uapray.models.training import EpochReport, FitResult, fit
 from uapray.models.zoo import build
@@ -119,7 +120,7 @@ import numpy as np
 import torch
 from torch import distributed
 from uapray.data.images import ImageSet
-from uapray.models.recipe import Recipe
+from uapray.models.recipe import RECIPES, Recipe
 from uapray.models.training import fit
 from uapray.models.zoo import build
 
@@ -170,3 +171,15 @@ def test_a_loss_that_runs_away_is_an_error(image_set: Made) -> None:
     recipe = Recipe(learning_rate=1e38, batch_size=4, epochs=3)
     with pytest.raises(TrialError, match=r"loss is nan in epoch \d; lower learning_rate .1e\+38"):
         fit(nn.Sequential(nn.Flatten(), nn.Linear(1024, 2)), train, validation, recipe, seed=0)
+
+
+@pytest.mark.slow
+def test_the_quick_recipe_on_real_radiographs(real_data: pathlib.Path) -> None:
+    data = open_data(str(real_data / "chest_xray_224_*.parquet"))
+    train, validation = hold_out(data.images("train", (64, 64)), RECIPES["quick"].validation_share, seed=0)
+    test = data.images("test", (64, 64))
+    module = build("small-cnn", classes=2, channels=data.channels(), size=(64, 64))
+    fit(module, train, validation, RECIPES["quick"], seed=0)
+    found = score(test.labels, predict_probabilities(module, test), test.class_names)
+    print(found)
+    assert found.accuracy > 0.92

@@ -27,7 +27,8 @@ def gradient(module: nn.Module, pixels: Tensor) -> Tensor:
 def check_alike(module: nn.Module, tuned: nn.Module, pixels: Tensor) -> None:
     torch.testing.assert_close(tuned(pixels), module(pixels), rtol=1e-3, atol=1e-4)
     expected = gradient(module, pixels)
-    torch.testing.assert_close(gradient(tuned, pixels), expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+    # In the norm: a unit whose input is within rounding of zero may have the other of ReLU's two slopes.
+    assert (gradient(tuned, pixels) - expected).norm() <= 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,8 @@ def test_gives_the_same_answers_without_batch_norm(livened: Livened, name: str, 
     tuned = tune(module)
     check_alike(module, tuned, torch.rand(3, 1, size, size))
     assert norms(tuned) == left
+    exact, double = copy.deepcopy(module).double(), torch.rand(2, 1, size, size, dtype=torch.float64)
+    torch.testing.assert_close(gradient(tune(exact, double), double), gradient(exact, double))
     assert not any(weight.requires_grad for weight in tuned.parameters())
     assert all(weight.requires_grad for weight in module.parameters())
     assert all(map(torch.equal, module.state_dict().values(), before.values()))
