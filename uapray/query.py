@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import re
 from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -98,8 +99,8 @@ def _named(sql: str) -> list[str]:
     with duckdb.connect(config=_SHUT) as nothing:
         try:
             names = {name.casefold() for name in nothing.get_table_names(sql)}
-        except duckdb.Error:  # it cannot tell without their columns
-            return list(TABLES)
+        except duckdb.Error:  # it cannot tell without their columns; then those that occur as words
+            names = set(re.findall(r"\w+", sql.casefold()))
     return [table for table in TABLES if table in names]
 
 
