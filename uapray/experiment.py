@@ -62,6 +62,7 @@ class Resources:
 class Watcher:
     """What a run tells while it goes on; each is called from any thread, one at a time."""
 
+    to_train: Callable[[Victim], None] = lambda _victim: None
     training: Callable[[Victim, EpochReport], None] = lambda _victim, _report: None
     trained: Callable[[Victim, Classifier], None] = lambda _victim, _classifier: None
     searching: Callable[[TrialStep, Snapshot], None] = lambda _step, _snapshot: None
@@ -279,6 +280,7 @@ def _obtain(
         if run.stop.is_set():
             raise StoppedError(STOPPED)
 
+    run.watcher.to_train(victim)
     splits = dict(images)
     if "val" in source.data.splits():
         splits["val"] = source.images("val")

@@ -4,9 +4,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from uapray.cli.progress import board
+from uapray.cli.progress import Board, board
 from uapray.coordinator import Snapshot
 from uapray.experiment import Resources, Run, Summary, Watcher, find_missing, run_missing
 from uapray.models.card import Classifier
@@ -27,7 +27,12 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
     lock = threading.Lock()
     finished = {trial.trial_id for trial in plan.trials}
     finished -= {trial.trial_id for _, _, trials in missing.groups for trial in trials}
-    with board() as progress, session(address), _stopping(stop):
+    with board() as progress, _starting(progress, session(address)), _stopping(stop):
+
+        def to_train(victim: Victim) -> None:
+            assert victim.train is not None
+            with lock:
+                progress.show(f"training {victim.name}", 0, victim.train.recipe.epochs, "workers are starting")
 
         def training(victim: Victim, report: EpochReport) -> None:
             assert victim.train is not None
@@ -57,8 +62,17 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
             with lock:
                 progress.show(f"failed {step}", 1, 1, message[:120])
 
-        watcher = Watcher(training=training, trained=trained, searching=searching, judged=judged, failed=failed)
+        watcher = Watcher(to_train, training, trained, searching, judged, failed)
         return run_missing(Run(plan, results, resources, watcher, stop), missing)
+
+
+@contextmanager
+def _starting(progress: Board, ray: AbstractContextManager[None]) -> Iterator[None]:
+    """Enter a Ray session and say so, since it takes some seconds."""
+    progress.show("starting Ray", 0, 1)
+    with ray:
+        progress.show("starting Ray", 1, 1)
+        yield
 
 
 def may_grow(address: str | None) -> bool:
