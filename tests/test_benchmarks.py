@@ -1,0 +1,30 @@
+"""The benchmarks run; what they print is for people to judge, not for a test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def printed(script: str, *words: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.ray
+def test_throughput_prints_its_ratios() -> None:
+    said = printed("throughput.py", "--architecture", "tiny-cnn", "--size", 32, "--rounds", 2, "--repeats", 1)
+    for ratio in ("one replica / careful loop", "one replica / best bare loop", "two replicas / two bare loops"):
+        assert ratio in said
+
+
+@pytest.mark.slow
+def test_against_art_prints_its_ratio(real_data: Path) -> None:
+    data = real_data / "chest_xray_224_*.parquet"
+    said = printed("against_art.py", "--data", data, "--seeds", 1, "--passes", 1)
+    assert "uapray's time / ART's time" in said
