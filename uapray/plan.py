@@ -15,6 +15,7 @@ from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
 from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid
 from uapray.models.recipe import Recipe
+from uapray.models.zoo import canonical
 from uapray.records import key_of
 from uapray.trial import class_index
 
@@ -227,8 +228,8 @@ def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) ->
         initial = entry.initial_weights
         initial = initial if initial in ("random", "pretrained") else resolve(initial, base)
         for seed in entry.train_seeds:
-            step = TrainStep(source, entry.architecture, initial, entry.recipe, seed)
-            name = entry.name or f"{entry.architecture}-{_stem(initial)}"
+            step = TrainStep(source, canonical(entry.architecture), initial, entry.recipe, seed)
+            name = entry.name or f"{step.architecture}-{_stem(initial)}"
             yield Victim(name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None)
 
 

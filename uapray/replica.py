@@ -47,8 +47,9 @@ class Replica:
         self._device = torch.device(device)
         self._threads = threads
         self._decks = dict(decks)
+        height, width, channels = next(iter(self._decks.values())).shape[1:]
         with self._settled():
-            self._module = tune(module).to(self._device)
+            self._module = tune(module, torch.zeros(2, channels, height, width)).to(self._device)
 
     def gradient(self, v: NDArray[np.float32], batches: Sequence[Batch], objective: Objective) -> list[PartialUpdate]:
         """Return for each batch the sum of its images' gradients of the gain with respect to ``v``.

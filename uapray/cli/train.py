@@ -40,6 +40,7 @@ def train(
     from uapray.errors import ClassifierError
     from uapray.experiment import Resources, initial_classifier, train_classifier
     from uapray.models.weights import save_classifier
+    from uapray.models.zoo import canonical
     from uapray.on_ray.session import session
     from uapray.plan import Source, TrainStep
 
@@ -47,7 +48,7 @@ def train(
         raise ClassifierError(f"--out: expected a name ending in .safetensors, got {out}")
     opened = open_data(data)
     source = Source(opened.name, opened, None if size is None else (size, size))
-    step = TrainStep(source, architecture, initial_weights, _recipe(recipe, epochs), seed)
+    step = TrainStep(source, canonical(architecture), initial_weights, _recipe(recipe, epochs), seed)
     images = {split: source.images(split) for split in opened.splits()}
     initial = initial_classifier(step, images["train"])
     total = step.recipe.epochs

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from uapray.data.images import ImageSet
@@ -96,6 +94,8 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float64], class_n
     assert probabilities.shape == (count, len(class_names))
     predictions = probabilities.argmax(1)
     right = int((predictions == labels).sum())
+    from scipy.stats import binomtest  # seconds to import; not on the way to a training worker
+
     interval = binomtest(right, count).proportion_ci(confidence_level=0.95, method="wilson")
     classes = tuple(
         _score_class(name, labels == index, predictions == index, probabilities[:, index])
@@ -151,6 +151,8 @@ def classifier_rows(classifier: Classifier, scores: Scores, *, split: str) -> li
 def _score_class(
     name: str, is_class: NDArray[np.bool_], said_class: NDArray[np.bool_], probability: NDArray[np.float64]
 ) -> ClassScores:
+    from sklearn.metrics import roc_auc_score
+
     both = bool(is_class.any() and not is_class.all())
     return ClassScores(
         class_name=name,

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from typing import Any
 
 import torch
 from torch import Tensor, nn

@@ -14,6 +14,7 @@ from torch import nn
 from uapray.errors import ClassifierError
 from uapray.models.initial import adopt, fold_name
 from uapray.models.pixel import PixelModel
+from uapray.models.small import SMALL, SmallCNN
 
 PAPERS = (
     "inception_v3",
@@ -24,7 +25,6 @@ PAPERS = (
     "densenet121",
     "densenet169",
 )
-SMALL = {"small-cnn": (32, 64, 128, 128), "tiny-cnn": (16, 32, 64, 64)}
 TORCHVISION = "torchvision:"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ONLY_PICKLES = (
@@ -105,22 +105,6 @@ def build(
     model.eval()
     _check_size(name, model, classes)
     return model
-
-
-class SmallCNN(nn.Sequential):
-    """Blocks of 3x3 convolution, batch norm, ReLU and max-pool; then the mean and one linear layer."""
-
-    def __init__(self, widths: Sequence[int], channels: int, classes: int) -> None:
-        blocks = [
-            nn.Sequential(
-                nn.Conv2d(before, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
-            )
-            for before, width in zip((channels, *widths), widths, strict=False)
-        ]
-        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
 
 def _backbone(name: str, classes: int, channels: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:

@@ -139,7 +139,12 @@ TABLES: dict[str, pa.Schema] = {
         _SPLIT,
         ("class_name?", _TEXT, "class name", "class the row is about; null: all classes together"),
         ("images", _COUNT, "images", "clean images of that class"),
-        ("accuracy?", _REAL, "share", "clean images predicted as labelled"),
+        (
+            "accuracy?",
+            _REAL,
+            "share",
+            "rightly put in or left out of the class; null class: predicted as labelled",
+        ),
         ("sensitivity?", _REAL, "share", "images of the class predicted as it"),
         ("specificity?", _REAL, "share", "images of other classes not predicted as it"),
         ("auc?", _REAL, "share", "area under the receiver operating characteristic, class against the rest"),
