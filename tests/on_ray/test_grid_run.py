@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,11 @@ def arrays(results: Results) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+def undisturbed(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A store into which the grid was run in one go."""
     results = open_results(str(tmp_path_factory.mktemp("undisturbed") / "store"))
     assert run_with_progress(small_plan(), results, RESOURCES, None) == Summary(TRIALS, 0, 0)
-    yield results
+    return results
 
 
 def test_the_tables_agree_with_one_another(undisturbed: Results) -> None:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT_EACH = 2
 LARGE_BYTES = 100_000
+NEW_MACHINE_S = 3600.0
 # The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -87,7 +88,10 @@ class RayPool:
         for _ in range(replicas):
             self._load[self._spawn()] = 0
         try:
-            ray.get([replica.__ray_ready__.remote() for replica in self._load], timeout=timeout_s)
+            ray.get(
+                [replica.__ray_ready__.remote() for replica in self._load],
+                timeout=NEW_MACHINE_S if may_grow else timeout_s,
+            )
         except (RayActorError, RayTaskError, GetTimeoutError) as error:
             self.close()
             raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
