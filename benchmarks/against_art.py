@@ -62,9 +62,8 @@ def main() -> None:
         print(f"seed {seed}, rates on source and held-out images, CPU seconds")
         print(f"  ART's best pass       {art['source']:.3f}  {art['test']:.3f}  {art['seconds']:6.2f}")
         print(f"  uapray, {verdict:13} {ours['source']:.3f}  {ours['test']:.3f}  {ours['seconds']:6.2f}")
-        print(
-            f"  uapray, at its end    {ours['final_source']:.3f}  {ours['final_test']:.3f}  {ours['final_seconds']:6.2f}"
-        )
+        final = [ours[name] for name in ("final_source", "final_test", "final_seconds")]
+        print("  uapray, at its end    {:.3f}  {:.3f}  {:6.2f}".format(*final))
         print(f"  time ratio            {ratios[-1]:.3f}")
     print(f"median of uapray's time / ART's time: {statistics.median(ratios):.3f}   (aim: at most 0.10)")
 

@@ -99,6 +99,7 @@ def test_batch_size_belongs_to_the_identity_even_where_the_round_stays() -> None
         {"classifiers": [{**TRAIN[0], "name": "another name"}]},
         {"rules": [{"rule": "spgd"}]},
         {"zetas": [0.040]},
+        {"budget": {"max_epochs": 4}},
     ],
 )
 def test_whatever_does_not_change_a_result_leaves_its_identifier(changes: dict[str, Any]) -> None:

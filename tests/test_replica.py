@@ -247,3 +247,9 @@ def test_threads_outside_do_not_change_the_bits() -> None:
         (update,) = Replica(SmallCNN(), {"train": grey_levels(IMAGES)}).gradient(v, batches, Objective())
         totals.append(update.total)
     assert torch.equal(*totals)
+
+
+def test_the_sum_keeps_more_bits_than_single_gradients_have() -> None:
+    batches = [Batch("train", np.arange(IMAGES), np.zeros(IMAGES, np.int64))]
+    (update,) = Replica(SmallCNN(), {"train": grey_levels(IMAGES)}).gradient(noise(1).numpy(), batches, Objective())
+    assert not torch.equal(update.total, update.total.float().double())
