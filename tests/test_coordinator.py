@@ -184,6 +184,7 @@ def test_a_search_can_be_followed_step_by_step() -> None:
     task = task_of(CNN, pool, 60)
     settings = settings_of("spgd", starts=4, survivors=2, screen_epochs=0.5, measures_per_epoch=2)
     best, share, gradients, queries, seen = -1.0, 0.0, 0, 60, []
+    kept = torch.zeros(SHAPE)
     for snapshot in search(pool, rule_of("spgd", task.p, task.xi), task, settings):
         assert snapshot.best_rate >= best
         assert share < snapshot.share_done <= 1
@@ -199,9 +200,24 @@ def test_a_search_can_be_followed_step_by_step() -> None:
         assert (snapshot.image_gradients, snapshot.image_queries) == (gradients, queries)
         assert snapshot.best_rate == max(seen)
         assert len(snapshot.starts) == 2
+        if snapshot.best_rate == best:
+            assert torch.equal(snapshot.best, kept)
+        kept = snapshot.best
         best, share = snapshot.best_rate, snapshot.share_done
     assert share == 1
     assert snapshot.measured[-1].epoch == settings.budget.max_epochs
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_pass_visits_its_batches_in_the_order_of_its_own(rule: str) -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, 60, seed=7)
+    settings = Search.model_validate(
+        {"rule": rule, "batch_size": 5, "round_size": 10, "starts": 1, "budget": {"max_epochs": 2}}
+    )
+    last(pool, task, settings)
+    passes = [task.source.shuffled(batch_size=5, seed=7000, epoch=epoch)[:8] for epoch in range(2)]  # of 9, in pairs
+    assert pool.gradients == [tuple(batch.indices.tolist()) for one in passes for batch in one]
 
 
 def test_the_best_starts_survive_in_their_order() -> None:

@@ -178,6 +178,31 @@ def test_later_changes_of_the_module_do_not_reach_the_replica() -> None:
     assert np.array_equal(replica.predict(None, batches)[0], before)
 
 
+class Tied(nn.Module):
+    """Uses the weight of a convolution twice, once with batch norm behind it: it must not be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = SmallCNN()
+        self.first, self.norm, self.last = inner.first, inner.norm, nn.Linear(6, 3)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        again = nn.functional.conv2d(pixels, self.first.weight, padding=1)
+        logits: Tensor = self.last((self.norm(self.first(pixels)) + again).square().mean((2, 3)))
+        return logits
+
+
+def test_making_a_victim_fast_is_checked_on_more_than_black_images() -> None:
+    images, victim = grey_levels(4), Tied()
+    v, reference = noise(0, scale=0.05), np.zeros(4, np.int64)
+    (update,) = Replica(victim, {"train": images}).gradient(
+        v.numpy(), [Batch("train", np.arange(4), reference)], Objective()
+    )
+    naive = naive_gradient(victim, unit_pixels(images), v, Objective(), torch.from_numpy(reference))
+    torch.testing.assert_close(update.total, naive, rtol=1e-4, atol=1e-6)
+
+
 def test_a_repeated_request_gives_the_same_bits() -> None:
     replica = Replica(SmallCNN(), {"train": grey_levels(IMAGES)})
     v = noise(2, scale=0.1).numpy()
