@@ -11,7 +11,7 @@ from torch import nn
 from victims import CountingPool, SmallCNN, TwoClass, decks_of, grey_levels, pool_of, targeted_victim, two_class
 
 from uapray.attack.objective import Objective
-from uapray.attack.projection import length, order
+from uapray.attack.projection import extend, length, order
 from uapray.attack.rules import Rule, sga, spgd
 from uapray.config import Budget, Search
 from uapray.coordinator import Snapshot, Task, first_starts, rate, search
@@ -208,16 +208,48 @@ def test_a_search_can_be_followed_step_by_step() -> None:
     assert snapshot.measured[-1].epoch == settings.budget.max_epochs
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("rule", RULES)
-def test_every_pass_visits_its_batches_in_the_order_of_its_own(rule: str) -> None:
+def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
     pool = pool_of(CNN, {"train": IMAGES})
-    task = task_of(CNN, pool, 60, seed=7)
+    task = task_of(CNN, pool, 60, norm=norm, seed=7)
+    budget = {"max_epochs": 2}
     settings = Search.model_validate(
-        {"rule": rule, "batch_size": 5, "round_size": 10, "starts": 1, "budget": {"max_epochs": 2}}
+        {"rule": rule, "batch_size": 5, "round_size": 10, "starts": 1, "measures_per_epoch": 2, "budget": budget}
     )
-    last(pool, task, settings)
-    passes = [task.source.shuffled(batch_size=5, seed=7000, epoch=epoch)[:8] for epoch in range(2)]  # of 9, in pairs
-    assert pool.gradients == [tuple(batch.indices.tolist()) for one in passes for batch in one]
+    found = last(pool, task, settings)
+    asked = list(pool.gradients)
+
+    played = rule_of(rule, task.p, task.xi)
+    state, best, best_rate = played.start(torch.zeros(SHAPE)), torch.zeros(SHAPE), -1.0
+    pool.gradients.clear()
+    for number in range(8):  # 45 images are nine batches, which are four rounds of two
+        batches = task.source.shuffled(batch_size=5, seed=7000, epoch=number // 4)
+        within = batches[number % 4 * 2 :][:2]
+        state = played.step(state, pool.gradient(state.point, within, Objective()), number / 4)
+        if number % 2:
+            candidate = extend(state.v, p=task.p, xi=task.xi)
+            said = pool.predict(candidate, task.validation.in_turn())
+            fooled = float(np.mean(said != task.validation.reference))
+            if fooled > best_rate and candidate.any():
+                best, best_rate = candidate, fooled
+    assert asked == pool.gradients
+    assert torch.equal(found.starts[0].state.v, state.v)
+    assert torch.equal(found.best, best)
+    assert found.best_rate == best_rate > 0
+
+
+def test_starts_aim_at_classes_while_they_are_screened_and_nowhere_afterwards() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, 60)
+    settings = settings_of("spgd", starts=6, survivors=6, screen_epochs=0.5, measures_per_epoch=2)
+    legs = search(pool, rule_of("spgd", task.p, task.xi), task, settings)
+    next(legs)
+    screening = set(pool.objectives)
+    assert screening == {Objective(), Objective(0), Objective(1), Objective(2)}
+    count = len(pool.objectives)
+    next(legs)
+    assert set(pool.objectives[count:]) == {Objective()}
 
 
 def test_the_best_starts_survive_in_their_order() -> None:

@@ -101,6 +101,21 @@ def test_psnr_is_the_mean_over_images_after_clipping(seed: int, count: int, chan
     assert visibility(images, v).psnr == pytest.approx(expected, abs=1e-3)
 
 
+@given(st.integers(0, 1000), st.integers(1, 5), st.sampled_from([1, 3]))
+def test_ssim_is_the_mean_over_images(seed: int, count: int, channels: int) -> None:
+    images = grey_levels(count, channels=channels, seed=seed)
+    v = noise(seed, (channels, HEIGHT, WIDTH), 0.05)
+    each = [visibility(images[place : place + 1], v).ssim for place in range(count)]
+    assert visibility(images, v).ssim == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_the_first_256_images_stand_for_all() -> None:
+    images = grey_levels(300)
+    images[256:] = 0
+    v = noise(0, scale=0.05)
+    assert visibility(images, v) == visibility(images[:256], v)
+
+
 def test_one_grey_level_everywhere_is_48_decibels() -> None:
     found = visibility(grey_levels(3), torch.full((1, HEIGHT, WIDTH), 1 / 255))
     assert found.psnr == pytest.approx(20 * math.log10(255), abs=1e-3)

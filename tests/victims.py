@@ -193,12 +193,14 @@ class CountingPool:
 
     pool: LocalPool
     gradients: list[tuple[int, ...]] = field(default_factory=list)
+    objectives: list[Objective] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
         with self._lock:
             self.gradients.extend(tuple(batch.indices.tolist()) for batch in batches)
+            self.objectives.append(objective)
         return self.pool.gradient(v, batches, objective)
 
     def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:

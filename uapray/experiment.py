@@ -8,9 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from uapray import rows
+from uapray.attack.objective import Objective
+from uapray.attack.partial import PartialUpdate
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
 from uapray.errors import ClusterError, StoppedError, TrialError, UserError
@@ -23,7 +28,7 @@ from uapray.on_ray.pool import RayPool
 from uapray.on_ray.training import fit_on_ray
 from uapray.plan import Plan, Source, TrainStep, TrialStep, Victim
 from uapray.pool import LocalPool, ReplicaPool
-from uapray.replica import Replica
+from uapray.replica import Batch, Replica
 from uapray.store.results import Results
 from uapray.trial import Arena, Judgement, class_index, find, judge
 
@@ -156,7 +161,8 @@ def run_missing(run: Run, missing: Missing) -> Summary:
             continue
         check_fits(classifier, images["train"])
         with open_pool(classifier, images, run.resources) as pool:
-            failed += _run_trials(run, Arena(pool, images), classifier, trials, missing.standing)
+            arena = Arena(_Stoppable(pool, run.stop), images)
+            failed += _run_trials(run, arena, classifier, trials, missing.standing)
     asked = sum(len(trials) for _, _, trials in missing.groups)
     return Summary(asked - failed, len(run.plan.trials) - asked, failed)
 
@@ -300,6 +306,26 @@ def _obtain(
     return classifier
 
 
+@dataclass(frozen=True, slots=True)
+class _Stoppable:
+    """A pool that serves until the run is asked to stop: between two rounds, not two measurements."""
+
+    pool: ReplicaPool
+    stop: threading.Event
+
+    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+        self._check()
+        return self.pool.gradient(v, batches, objective)
+
+    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+        self._check()
+        return self.pool.predict(v, batches)
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise StoppedError(STOPPED)
+
+
 def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep], standing: Set[str]) -> int:
     """Run trials, some at a time; return how many failed."""
     failed = 0
@@ -331,12 +357,8 @@ def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, 
     results, grid = run.results, run.plan.grid.name
 
     def watch(snapshot: Snapshot) -> None:
-        if run.stop.is_set():
-            raise StoppedError(STOPPED)
         run.watcher.searching(step, snapshot)
 
-    if run.stop.is_set():
-        raise StoppedError(STOPPED)
     if results.has_array(step.trial_id):
         perturbation = torch.from_numpy(results.read_array(step.trial_id))
         found, ran = rows.found_again(perturbation, results.read_array_metadata(step.trial_id))
