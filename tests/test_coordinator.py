@@ -229,7 +229,7 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
         state = played.step(state, pool.gradient(state.point, within, Objective()), number / 4)
         if number % 2:
             candidate = extend(state.v, p=task.p, xi=task.xi)
-            said = pool.predict(candidate, task.validation.in_turn())
+            said = pool.logits(candidate, task.validation.in_turn()).argmax(1)
             fooled = float(np.mean(said != task.validation.reference))
             if fooled > best_rate and candidate.any():
                 best, best_rate = candidate, fooled
@@ -264,7 +264,7 @@ def test_a_targeted_search_reports_both_rates() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60, target=2)
     found = last(pool, task, settings_of("spgd"))
-    said = pool.predict(found.best, task.validation.in_turn())
+    said = pool.logits(found.best, task.validation.in_turn()).argmax(1)
     assert found.best_rate == float(np.mean(said == 2))
     for row in found.measured:
         assert row.targeted_success_rate is not None

@@ -135,7 +135,7 @@ def test_predictions_are_those_of_the_module_on_clipped_pixels(seed: int, channe
     images = grey_levels(IMAGES, channels=channels, low=0, high=255, seed=seed)
     v = None if scale is None else noise(seed, (channels, HEIGHT, WIDTH), scale)
     batches = [Batch("train", np.arange(5)), Batch("train", np.array([19, 0, 7])), Batch("train", np.arange(8, 9))]
-    found = Replica(module, {"train": images}).predict(None if v is None else v.numpy(), batches)
+    found = Replica(module, {"train": images}).logits(None if v is None else v.numpy(), batches)
     for batch, classes in zip(batches, found, strict=True):
         pixels = unit_pixels(images[batch.indices])
         logits = module(pixels if v is None else (pixels + v).clamp(0, 1))
@@ -153,8 +153,8 @@ def test_images_are_read_and_never_written() -> None:
     before = v.copy()
     batches = [Batch("train", np.arange(IMAGES), np.zeros(IMAGES, np.int64))]
     replica.gradient(v, batches, Objective())
-    replica.predict(v, batches)
-    replica.predict(None, batches)
+    replica.logits(v, batches)
+    replica.logits(None, batches)
     assert hashlib.sha256(images.tobytes()).hexdigest() == digest
     assert np.array_equal(v, before)
 
@@ -173,9 +173,9 @@ def test_later_changes_of_the_module_do_not_reach_the_replica() -> None:
     module = SmallCNN()
     replica = Replica(module, {"train": grey_levels(IMAGES)})
     batches = [Batch("train", np.arange(IMAGES))]
-    before = replica.predict(None, batches)[0]
+    before = replica.logits(None, batches)[0]
     nn.init.zeros_(module.last.weight)
-    assert np.array_equal(replica.predict(None, batches)[0], before)
+    assert np.array_equal(replica.logits(None, batches)[0], before)
 
 
 class Tied(nn.Module):
@@ -208,7 +208,7 @@ def test_a_repeated_request_gives_the_same_bits() -> None:
     v = noise(2, scale=0.1).numpy()
     batches = [Batch("train", rows_of(seed, 5), np.zeros(5, np.int64)) for seed in range(3)]
     first = replica.gradient(v, batches, Objective())
-    replica.predict(v, batches)
+    replica.logits(v, batches)
     again = replica.gradient(v, batches[::-1], Objective())[::-1]
     other = Replica(SmallCNN(), {"train": grey_levels(IMAGES)}).gradient(v, batches[1:2], Objective())
     assert all(torch.equal(a.total, b.total) for a, b in zip(first, again, strict=True))
@@ -250,12 +250,12 @@ def test_settings_of_torch_hold_for_the_request_alone(deterministic: bool, warn_
     replica = Replica(witness, {"train": grey_levels(4)}, threads=1)
     batches = [Batch("train", np.arange(4), np.zeros(4, np.int64))]
     replica.gradient(noise(0).numpy(), batches, Objective())
-    replica.predict(None, batches)
+    replica.logits(None, batches)
     assert current() == found
     witness.fails = True
     for fails in (
         lambda: replica.gradient(noise(0).numpy(), batches, Objective()),
-        lambda: replica.predict(None, batches),
+        lambda: replica.logits(None, batches),
     ):
         with pytest.raises(RuntimeError, match="the victim failed"):
             fails()

@@ -203,10 +203,10 @@ class CountingPool:
             self.objectives.append(objective)
         return self.pool.gradient(v, batches, objective)
 
-    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         with self._lock:
             self.queries.append(sum(len(batch.indices) for batch in batches))
-        return self.pool.predict(v, batches)
+        return self.pool.logits(v, batches)
 
     @property
     def image_gradients(self) -> int:

@@ -72,6 +72,7 @@ class Measurement:
     linf: float
     fooling_rate: float
     targeted_success_rate: float | None
+    certainty: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ class Snapshot:
 
     Attributes:
         starts: The searches still going on.
-        best: The best perturbation judged so far.
-        best_rate: Its rate on the validation part.
+        best: The best perturbation judged so far, by its certainty on the validation part.
+        best_rate: Its rate there.
+        best_certainty: Its certainty there.
         image_gradients: Spent so far, all starts together.
         image_queries: Spent so far, all starts together.
         measured: What the last leg brought, one row a start.
@@ -91,6 +93,7 @@ class Snapshot:
     starts: tuple[Start, ...]
     best: Tensor
     best_rate: float
+    best_certainty: float
     image_gradients: int
     image_queries: int
     measured: tuple[Measurement, ...]
@@ -139,7 +142,8 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
     now = Snapshot(
         starts=first_starts(task, settings, rule),
         best=torch.zeros(task.shape),
-        best_rate=-1.0,
+        best_rate=0.0,
+        best_certainty=-1.0,
         image_gradients=0,
         image_queries=len(task.source) + len(task.validation),
         measured=(),
@@ -192,16 +196,16 @@ def rate(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Ob
 
 def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images: int) -> Snapshot:
     """Measure the surface point of each start on the validation part and keep the best of all so far."""
-    best, best_rate, rows = now.best, now.best_rate, []
-    queries = now.image_queries
+    rows = []
     for start in now.starts:
         candidate = extend(start.state.v, p=task.p, xi=task.xi)
-        predictions = pool.predict(candidate, task.validation.in_turn())
-        queries += len(task.validation)
-        reached = rate(predictions, task.validation.reference, task.objective)
-        if reached > best_rate and candidate.any():
-            best, best_rate = candidate, reached
-        targeted = task.objective.target is not None
+        logits = pool.logits(candidate, task.validation.in_turn())
+        predictions, clean = logits.argmax(1), task.validation.reference
+        reached = rate(predictions, clean, task.objective)
+        certainty = task.objective.certainty(torch.from_numpy(logits), torch.from_numpy(clean))
+        now = replace(now, image_queries=now.image_queries + len(clean))
+        if certainty > now.best_certainty and candidate.any():
+            now = replace(now, best=candidate, best_rate=reached, best_certainty=certainty)
         rows.append(
             Measurement(
                 start=start.index,
@@ -209,25 +213,20 @@ def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images
                 epoch=epoch,
                 images_used=min(images, len(task.source)),
                 image_gradients=now.image_gradients,
-                image_queries=queries,
+                image_queries=now.image_queries,
                 l2=length(candidate, p=2),
                 linf=length(candidate, p=math.inf),
-                fooling_rate=rate(predictions, task.validation.reference, Objective()),
-                targeted_success_rate=reached if targeted else None,
+                fooling_rate=rate(predictions, clean, Objective()),
+                targeted_success_rate=None if task.objective.target is None else reached,
+                certainty=certainty,
             )
         )
-    return replace(now, best=best, best_rate=best_rate, image_queries=queries, measured=tuple(rows))
+    return replace(now, measured=tuple(rows))
 
 
 def _keep(now: Snapshot, survivors: int) -> tuple[Start, ...]:
     """Return the starts that did best in the leg just judged, in the order of their index."""
-
-    def merit(pair: tuple[Start, Measurement]) -> tuple[float, int]:
-        row = pair[1]
-        reached = row.fooling_rate if row.targeted_success_rate is None else row.targeted_success_rate
-        return (-reached, pair[0].index)
-
-    ranked = sorted(zip(now.starts, now.measured, strict=True), key=merit)
+    ranked = sorted(zip(now.starts, now.measured, strict=True), key=lambda pair: -pair[1].certainty)
     return tuple(sorted((start for start, _ in ranked[:survivors]), key=lambda start: start.index))
 
 

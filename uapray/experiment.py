@@ -317,9 +317,9 @@ class _Stoppable:
         self._check()
         return self.pool.gradient(v, batches, objective)
 
-    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
+    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         self._check()
-        return self.pool.predict(v, batches)
+        return self.pool.logits(v, batches)
 
     def _check(self) -> None:
         if self.stop.is_set():

@@ -13,7 +13,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.replica import Batch, Replica
 
-PREDICTION_BATCH_SIZE = 64
+FORWARD_BATCH_SIZE = 64
 
 
 class ReplicaPool(Protocol):
@@ -23,8 +23,8 @@ class ReplicaPool(Protocol):
         """Return the gradients of all batches, added in the order of the batches."""
         ...
 
-    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
-        """Return the predicted classes of all images, in the order of the batches."""
+    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         ...
 
 
@@ -40,10 +40,10 @@ class LocalPool:
         with self._one_at_a_time:
             return add_in_order(self._replica.gradient(v.numpy(), batches, objective))
 
-    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
-        """Return the predicted classes of all images, in the order of the batches."""
+    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
-            return np.concatenate(self._replica.predict(None if v is None else v.numpy(), batches))
+            return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +81,5 @@ class Deck:
 
 def in_turn(name: str, rows: NDArray[np.int64]) -> list[Batch]:
     """Return batches that visit rows of an array once, in their order, without reference."""
-    size = PREDICTION_BATCH_SIZE
+    size = FORWARD_BATCH_SIZE
     return [Batch(name, rows[first : first + size]) for first in range(0, len(rows), size)]

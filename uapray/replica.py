@@ -65,11 +65,11 @@ class Replica:
             moved = self._perturbation(v)
             return [self._gradient(moved, batch, objective) for batch in batches]
 
-    def predict(self, v: NDArray[np.float32] | None, batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
-        """Return for each batch the predicted classes of its images, perturbed by ``v`` and clipped to [0, 1]."""
+    def logits(self, v: NDArray[np.float32] | None, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each batch the logits ``(b, k)`` of its images, perturbed by ``v`` and clipped to [0, 1]."""
         with self._settled(), torch.inference_mode():
             moved = None if v is None else self._perturbation(v)
-            return [self._logits(moved, batch).argmax(1).cpu().numpy() for batch in batches]
+            return [self._logits(moved, batch).float().cpu().numpy() for batch in batches]
 
     def _gradient(self, v: Tensor, batch: Batch, objective: Objective) -> PartialUpdate:
         free = self._pixels(batch).add_(v)

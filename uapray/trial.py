@@ -43,7 +43,7 @@ class Arena:
         with self._lock:
             if split not in self._clean:
                 rows = np.arange(len(self.images[split]))
-                self._clean[split] = self.pool.predict(None, in_turn(split, rows))
+                self._clean[split] = self.pool.logits(None, in_turn(split, rows)).argmax(1)
             return self._clean[split]
 
     def mean_norm(self, split: str, norm: str) -> float:
@@ -209,7 +209,7 @@ def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None)
     outcome = Outcome(
         labels=images.labels,
         clean=arena.clean(split),
-        perturbed=arena.pool.predict(perturbation, in_turn(split, np.arange(len(images)))),
+        perturbed=arena.pool.logits(perturbation, in_turn(split, np.arange(len(images)))).argmax(1),
         classes=len(images.class_names),
     )
     return Judgement(split, outcome, visibility(images.images, perturbation), target)

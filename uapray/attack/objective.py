@@ -34,3 +34,18 @@ class Objective:
             return cross_entropy(logits, reference, reduction="none")
         goal = torch.full((len(logits),), self.target, dtype=torch.int64, device=logits.device)
         return -cross_entropy(logits, goal, reduction="none")
+
+    def certainty(self, logits: Tensor, reference: Tensor) -> float:
+        """Return the mean probability that the objective is reached, in [0, 1].
+
+        That is the probability of any class but the reference, or of the target. It tells better than a rate
+        which of two perturbations is the stronger one where few images are asked.
+
+        Args:
+            logits: ``(n, k)``.
+            reference: As in ``gain``.
+        """
+        probabilities = logits.double().softmax(1)
+        if self.target is None:
+            return 1 - float(probabilities.gather(1, reference[:, None]).mean())
+        return float(probabilities[:, self.target].mean())

@@ -102,10 +102,10 @@ class RayPool:
         answers = self._ask("gradient", [(sent, [batch], objective) for batch in batches])
         return add_in_order(part for answer in answers for part in answer)
 
-    def predict(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.int64]:
-        """Return the predicted classes of all images, in the order of the batches."""
+    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         sent = None if v is None else _sendable(v)
-        answers = self._ask("predict", [(sent, [batch]) for batch in batches])
+        answers = self._ask("logits", [(sent, [batch]) for batch in batches])
         return np.concatenate([part for answer in answers for part in answer])
 
     def replicas(self) -> list[Any]:

@@ -110,6 +110,7 @@ TABLES: dict[str, pa.Schema] = {
         _LINF,
         ("fooling_rate?", _REAL, "share", "on the validation part of the source images"),
         ("targeted_success_rate?", _REAL, "share", "on the same part; null if nontargeted"),
+        ("certainty", _REAL, "probability", "mean probability that an image there is fooled (targeted: of the target)"),
     ),
     "flows": _schema(
         "Who goes where: one row a way from label over clean to perturbed prediction.",
