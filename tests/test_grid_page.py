@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "grid.md").read_text()
 
 def rows(heading: str) -> dict[str, str]:
     section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return {name: default for name, default in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE)}
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from victims import SmallCNN, grey_levels, noise, unit_pixels
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
-from uapray.pool import PREDICTION_BATCH_SIZE, Deck, LocalPool, in_turn
+from uapray.pool import FORWARD_BATCH_SIZE, Deck, LocalPool, in_turn
 from uapray.replica import Batch, Replica
 
 IMAGES = 40
@@ -66,8 +66,8 @@ def deck(count: int) -> Deck:
 def test_a_visit_in_turn_sees_each_image_once_in_order(count: int) -> None:
     batches = deck(count).in_turn()
     assert np.concatenate([batch.indices for batch in batches]).tolist() == deck(count).rows.tolist()
-    assert {len(batch.indices) for batch in batches[:-1]} <= {PREDICTION_BATCH_SIZE}
-    assert 0 < len(batches[-1].indices) <= PREDICTION_BATCH_SIZE
+    assert {len(batch.indices) for batch in batches[:-1]} <= {FORWARD_BATCH_SIZE}
+    assert 0 < len(batches[-1].indices) <= FORWARD_BATCH_SIZE
     assert {batch.deck for batch in batches} == {"train"}
     assert len(in_turn("x", np.arange(count))) == len(batches)
 

@@ -230,7 +230,7 @@ def arena_of(module: nn.Module, images: ImageSet) -> tuple[Arena, CountingPool]:
 
 def decks_of(module: nn.Module, pool: CountingPool, count: int, held: int) -> tuple[Deck, Deck]:
     """Return the first images of array ``train`` as source and the last ``held`` as validation part."""
-    clean = pool.pool.predict(None, [Batch("train", np.arange(count))])
+    clean = pool.pool.logits(None, [Batch("train", np.arange(count))]).argmax(1)
     rows = np.arange(count)
     source, validation = rows[: count - held], rows[count - held :]
     return Deck("train", source, clean[source]), Deck("train", validation, clean[validation])

@@ -1,8 +1,7 @@
 """The Python interface: a perturbation and what it does, in two calls."""
 
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uapray.attack.control import random_perturbation
-from uapray.config import Budget, Search, Threat, parse
+from uapray.attack.projection import order
+from uapray.config import Budget, Search, Threat, hint, parse
 from uapray.coordinator import Measurement, Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -54,7 +54,7 @@ class Evaluation:
 
     Attributes:
         outcome: Predictions before and after.
-        control: The same for the control: a random draw from the linf ball that the perturbation just fits in.
+        control: The same for the control: a random draw from the ball that the perturbation just fits in.
         visibility: How much the clipped images changed.
         l2: Norm of the perturbation, pixel units.
         linf: Norm of the perturbation, pixel units.
@@ -159,19 +159,17 @@ def perturb(
         ClassifierError: If the classifier does not fit the images.
         TrialError: If no perturbation came out.
     """
-    radius = {"xi": xi} if xi is not None else {"zeta": 0.04 if zeta is None else zeta}
-    name = images.class_names[target] if isinstance(target, int) else target
-    class_index(images.class_names, name)
-    threat = parse(Threat, {"norm": norm, "target": name, **radius}, origin="perturb")
+    zeta = 0.04 if zeta is None and xi is None else zeta
+    index = target_index(images, target)
+    name = None if index is None else images.class_names[index]
+    threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
     search = search_settings(rule, settings)
-    resources = Resources(kind=pool, replicas=replicas, gpus=gpus)
-    with _arena(model, {"train": images}, resources) as arena:
+    with _arena(model, {"train": images}, resources_of(pool, replicas, gpus)) as arena:
         found = find(arena, threat, search, seed=seed, watch=watch)
-    rates = [m.fooling_rate if name is None else (m.targeted_success_rate or 0.0) for m in found.history]
     return PerturbResult(
         perturbation=found.perturbation,
         xi=found.xi,
-        validation_rate=max(rates, default=None),
+        validation_rate=found.validation_rate,
         history=found.history,
         image_gradients=found.image_gradients,
         image_queries=found.image_queries,
@@ -184,6 +182,7 @@ def evaluate(
     perturbation: Tensor | NDArray[np.floating[Any]],
     *,
     target: str | int | None = None,
+    norm: str = "linf",
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
@@ -196,6 +195,7 @@ def evaluate(
         images: Held-out images, for an honest figure.
         perturbation: ``(c, h, w)``, pixel units in [0, 1].
         target: Class whose success is asked for, by name or index.
+        norm: In which the control is as large as the perturbation, ``linf`` or ``l2``.
         pool: As in ``perturb``.
         replicas: As in ``perturb``.
         gpus: As in ``perturb``.
@@ -205,23 +205,51 @@ def evaluate(
         ConfigError: If the perturbation does not fit the images or is not finite.
         ClassifierError: If the classifier does not fit the images.
     """
-    v = torch.as_tensor(np.asarray(perturbation), dtype=torch.float32)
+    v = perturbation.detach().cpu() if isinstance(perturbation, Tensor) else torch.tensor(perturbation)
+    v = v.to(torch.float32)
     expected = (images.channels, *images.size)
     if tuple(v.shape) != expected:
         raise ConfigError(f"perturbation: expected (c, h, w) = {expected}, got {tuple(v.shape)}")
     if not torch.isfinite(v).all():
         raise ConfigError("perturbation: expected finite numbers, got NaN or infinity")
-    index = target if isinstance(target, int) else class_index(images.class_names, target)
+    index = target_index(images, target)
     l2, linf = norms(v)
-    noise = random_perturbation(expected, p=math.inf, xi=linf, seed=control_seed)
-    with _arena(model, {"images": images}, Resources(kind=pool, replicas=replicas, gpus=gpus)) as arena:
+    noise = random_perturbation(expected, p=order(norm), xi=l2 if norm == "l2" else linf, seed=control_seed)
+    with _arena(model, {"images": images}, resources_of(pool, replicas, gpus)) as arena:
         judged = judge(arena, "images", v, target=index)
         control = judge(arena, "images", noise, target=index)
     return Evaluation(judged.outcome, control.outcome, judged.visibility, l2, linf, index, images.class_names)
 
 
+def target_index(images: ImageSet, target: str | int | None) -> int | None:
+    """Return a target class by index.
+
+    Raises:
+        ConfigError: If there is no such class.
+    """
+    if not isinstance(target, int):
+        return class_index(images.class_names, target)
+    if not 0 <= target < len(images.class_names):
+        raise ConfigError(f"target: expected a class name or 0 to {len(images.class_names) - 1}, got {target}")
+    return target
+
+
+def resources_of(pool: str, replicas: int, gpus: float) -> Resources:
+    """Return where replicas run.
+
+    Raises:
+        ConfigError: If the kind of pool is unknown.
+    """
+    if pool not in ("local", "ray"):
+        raise ConfigError(f"pool: expected local or ray, got {pool!r}")
+    return Resources(kind=pool, replicas=replicas, gpus=gpus)
+
+
 def search_settings(rule: str, settings: dict[str, Any]) -> Search:
     """Return a rule's settings out of flat names, those of the budget among them."""
+    for name in settings:
+        if name not in Search.model_fields and name not in Budget.model_fields:
+            raise ConfigError(f"{rule}: unknown key '{name}'; {hint(name, [Search, Budget])}")
     budget = {name: value for name, value in settings.items() if name in Budget.model_fields}
     other = {name: value for name, value in settings.items() if name not in Budget.model_fields}
     values: dict[str, Any] = {"rule": rule, **other}
@@ -244,12 +272,15 @@ def as_classifier(model: Model, images: ImageSet) -> Classifier:
 
 @contextmanager
 def _arena(model: Model, images: dict[str, ImageSet], resources: Resources) -> Iterator[Arena]:
+    was_training = isinstance(model, nn.Module) and model.training
     classifier = as_classifier(model, next(iter(images.values())))
-    if resources.kind == "ray":
-        from uapray.on_ray.session import session
+    try:
+        with ExitStack() as opened:
+            if resources.kind == "ray":
+                from uapray.on_ray.session import session
 
-        with session(), open_pool(classifier, images, resources) as pool:
-            yield Arena(pool, images)
-    else:
-        with open_pool(classifier, images, resources) as pool:
-            yield Arena(pool, images)
+                opened.enter_context(session())
+            yield Arena(opened.enter_context(open_pool(classifier, images, resources)), images)
+    finally:
+        if was_training:
+            classifier.module.train()

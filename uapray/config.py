@@ -2,14 +2,16 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from uapray.errors import ConfigError
 
 Norm = Literal["l2", "linf"]
 RuleName = Literal["spgd", "sga", "random"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Settings(BaseModel):
@@ -116,28 +118,41 @@ def parse(kind: type[S], values: Mapping[str, Any], *, origin: str) -> S:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_sentence(error, kind)}") from None
+    except ConfigError as error:  # of a part that is parsed by itself
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        names = sorted(_names(kind))
-        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
-        return f"unknown key '{place}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
+        return f"unknown key '{place}'; {hint(str(first['loc'][-1]), _at(kind, first['loc'][:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
     came = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"{place}: {message}{came}" if place else f"{message}{came}"
 
 
-def _names(kind: type[BaseModel]) -> set[str]:
-    """Return the keys of a settings class and of those inside it."""
-    found: set[str] = set()
-    for name, field in kind.model_fields.items():
-        found.add(name)
-        for inner in _settings_in(field.annotation):
-            found |= _names(inner)
-    return found
+def hint(key: str, kinds: list[type[BaseModel]]) -> str:
+    """Say where a key belongs, or which one was meant."""
+    fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+    inside = [name for name, field in fields.items() for kind in _inside(field) if key in kind.model_fields]
+    if inside:
+        return f"it belongs inside '{inside[0]}'"
+    near = difflib.get_close_matches(key, fields, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
+
+
+def _at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """Return the settings classes that may stand at a place inside another."""
+    kinds = [kind]
+    for part in place:
+        if isinstance(part, str):
+            kinds = [inner for one in kinds if part in one.model_fields for inner in _inside(one.model_fields[part])]
+    return kinds
+
+
+def _inside(field: FieldInfo) -> list[type[BaseModel]]:
+    return _settings_in(field.annotation)
 
 
 def _settings_in(annotation: Any) -> list[type[BaseModel]]:

@@ -16,7 +16,10 @@ from uapray.attack.objective import Objective
 from uapray.attack.projection import extend, length
 from uapray.attack.rules import Rule, State
 from uapray.config import Budget, Search
-from uapray.pool import Deck, ReplicaPool
+from uapray.errors import TrialError
+from uapray.pool import Deck, ReplicaPool, predicted
+
+ROUNDING = 1e-9  # 0.07 passes of 100 rounds are 7 rounds, not 7.000000000000001
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,14 @@ class Start:
 
     A universal perturbation of a classifier with few classes sends all images to one class, and which one is
     decided early. So some starts of a nontargeted search aim at one class each until the screening is over.
+    Until gradients have moved a start it is no more than a random draw, and not judged.
     """
 
     index: int
     state: State
     aim: Objective
     rounds: int = 0
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
     rounds_an_epoch = whole // per_round
     legs_an_epoch = min(settings.measures_per_epoch, rounds_an_epoch)
     screening = max(1, round(settings.screen_epochs * legs_an_epoch))
-    legs = max(screening, math.ceil(budget.max_epochs * legs_an_epoch))
+    legs = max(screening, math.ceil(budget.max_epochs * legs_an_epoch - ROUNDING))
 
     now = Snapshot(
         starts=first_starts(task, settings, rule),
@@ -155,7 +160,7 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
     for leg in range(legs):
         until = min(
             rounds_an_epoch * (leg + 1) // legs_an_epoch,
-            math.ceil(budget.max_epochs * rounds_an_epoch),
+            math.ceil(budget.max_epochs * rounds_an_epoch - ROUNDING),
             now.starts[0].rounds + _affordable(budget, now, len(now.starts) * per_round * size),
         )
         if until <= now.starts[0].rounds or not _can_judge(budget, now, len(task.validation)):
@@ -165,19 +170,24 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
         def walk(start: Start, until: int = until, screened: bool = screened) -> Start:
             aim = start.aim if screened else task.objective
             state = start.state
-            for round_number in range(start.rounds, until):
-                epoch, within = divmod(round_number, rounds_an_epoch)
-                batches = task.source.shuffled(batch_size=size, seed=task.seed * 1000 + start.index, epoch=epoch)
-                update = pool.gradient(state.point, batches[within * per_round : (within + 1) * per_round], aim)
-                state = rule.step(state, update, round_number / rounds_an_epoch)
-            return replace(start, state=state, rounds=until)
+            for epoch in range(start.rounds // rounds_an_epoch, math.ceil(until / rounds_an_epoch)):
+                batches = task.source.shuffled(batch_size=size, seed=_order_seed(task, start), epoch=epoch)
+                first = epoch * rounds_an_epoch
+                for number in range(max(start.rounds, first), min(until, first + rounds_an_epoch)):
+                    mine = (number - first) * per_round
+                    update = pool.gradient(state.point, batches[mine : mine + per_round], aim)
+                    if not torch.isfinite(update.total).all():
+                        raise TrialError("the gradients are not finite; does the classifier overflow?")
+                    state = rule.step(state, update, number / rounds_an_epoch)
+            moved = start.moved or not torch.equal(state.v, start.state.v)
+            return replace(start, state=state, rounds=until, moved=moved)
 
         with ThreadPoolExecutor(len(now.starts)) as threads:
             walked = tuple(threads.map(walk, now.starts))
         spent = sum(s.rounds - old.rounds for s, old in zip(walked, now.starts, strict=True)) * per_round * size
         now = replace(now, starts=walked, image_gradients=now.image_gradients + spent)
         done += len(walked)
-        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, images=until * per_round * size)
+        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, round_size=per_round * size)
         if leg + 1 == screening:
             now = replace(now, starts=_keep(now, survivors))
         now = replace(now, share_done=done / planned)
@@ -194,24 +204,24 @@ def rate(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Ob
     return float(np.mean(hit))
 
 
-def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images: int) -> Snapshot:
+def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, round_size: int) -> Snapshot:
     """Measure the surface point of each start on the validation part and keep the best of all so far."""
     rows = []
     for start in now.starts:
         candidate = extend(start.state.v, p=task.p, xi=task.xi)
         logits = pool.logits(candidate, task.validation.in_turn())
-        predictions, clean = logits.argmax(1), task.validation.reference
+        predictions, clean = predicted(logits), task.validation.reference
         reached = rate(predictions, clean, task.objective)
         certainty = task.objective.certainty(torch.from_numpy(logits), torch.from_numpy(clean))
         now = replace(now, image_queries=now.image_queries + len(clean))
-        if certainty > now.best_certainty and candidate.any():
+        if certainty > now.best_certainty and start.moved:
             now = replace(now, best=candidate, best_rate=reached, best_certainty=certainty)
         rows.append(
             Measurement(
                 start=start.index,
                 round=start.rounds,
                 epoch=epoch,
-                images_used=min(images, len(task.source)),
+                images_used=_images_seen(task, start, epoch, round_size),
                 image_gradients=now.image_gradients,
                 image_queries=now.image_queries,
                 l2=length(candidate, p=2),
@@ -222,6 +232,21 @@ def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, images
             )
         )
     return replace(now, measured=tuple(rows))
+
+
+def _order_seed(task: Task, start: Start) -> int:
+    return task.seed * 1000 + start.index
+
+
+def _images_seen(task: Task, start: Start, epoch: float, round_size: int) -> int:
+    """Return how many different images a start has taken gradients of."""
+    passes, left = divmod(start.rounds, max(1, round(start.rounds / epoch)))
+    seen: set[int] = set()
+    for number in range(passes + 1):
+        order = task.source.order(seed=_order_seed(task, start), epoch=number)
+        whole = len(order) // round_size * round_size
+        seen.update(order[: whole if number < passes else left * round_size].tolist())
+    return len(seen)
 
 
 def _keep(now: Snapshot, survivors: int) -> tuple[Start, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from uapray.config import Budget, Norm, RuleName, Search, Settings, parse
+from uapray.config import Budget, Norm, Search, Seed, Settings, parse
 from uapray.errors import ConfigError
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
 
@@ -44,7 +44,7 @@ class ClassifierEntry(Settings):
     architecture: str | None = None
     initial_weights: str = "pretrained"
     recipe: Recipe = RECIPES["papers"]
-    train_seeds: tuple[int, ...] = (0,)
+    train_seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     name: str | None = None
 
     @field_validator("recipe", mode="before")
@@ -59,22 +59,6 @@ class ClassifierEntry(Settings):
         return self
 
 
-class RuleEntry(Settings):
-    """An update rule with what differs from its defaults; keys as in ``Search``."""
-
-    rule: RuleName
-    settings: Search
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"rule": value}
-        if isinstance(value, Mapping) and "settings" not in value:
-            return {"rule": value.get("rule"), "settings": dict(value)}
-        return value
-
-
 class Grid(Settings):
     """The cross product of everything below; ``random`` is added to the rules, since a rate alone says little.
 
@@ -85,7 +69,7 @@ class Grid(Settings):
         norms: ``linf``, ``l2``.
         zetas: Radii as shares of the mean norm of the source images.
         targets: ``nontargeted``, class names, or ``all`` for each class in turn.
-        rules: Update rules.
+        rules: Update rules, by name or with what differs from the defaults (keys of ``Search``).
         seeds: Of the searches.
         splits: On which the perturbations are judged.
         budget: Of each search; a rule's own entry goes before it.
@@ -99,8 +83,8 @@ class Grid(Settings):
     norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
     zetas: tuple[float, ...] = Field((0.04,), min_length=1)
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
-    rules: tuple[RuleEntry, ...] = Field(("spgd",), min_length=1, validate_default=True)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    rules: tuple[Search, ...] = Field((Search(),), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     splits: tuple[str, ...] = Field(("test",), min_length=1)
     budget: Budget = Budget()
     control: bool = True
@@ -110,6 +94,16 @@ class Grid(Settings):
     @classmethod
     def _null_is_nontargeted(cls, value: Any) -> Any:
         return [NONTARGETED if one is None else one for one in value] if isinstance(value, list) else value
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _names_are_short(cls, value: Any) -> Any:
+        return [{"rule": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+    @field_validator("splits")
+    @classmethod
+    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
 
     @field_validator("zetas")
     @classmethod
@@ -121,7 +115,7 @@ class Grid(Settings):
 
     def searches(self) -> tuple[Search, ...]:
         """Return the settings of every rule, the control last, each once."""
-        named = [self._with_budget(entry.settings) for entry in self.rules]
+        named = [self._with_budget(search) for search in self.rules]
         control = [Search(rule="random")] if self.control else []
         return tuple(dict.fromkeys(named + control))
 

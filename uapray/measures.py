@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 VISIBILITY_IMAGES = 256
+VISIBILITY_BATCH = 8  # SSIM keeps some twenty copies of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Visibility:
     """How much the clipped images changed, the mean over images.
 
     Attributes:
-        psnr: Peak signal-to-noise ratio, dB; None where nothing changed.
+        psnr: Peak signal-to-noise ratio of the images that changed, dB; None if none did.
         ssim: Structural similarity (Wang et al. 2004), in [-1, 1].
     """
 
@@ -125,10 +126,14 @@ def visibility(images: NDArray[np.uint8], v: torch.Tensor) -> Visibility:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-    clean = torch.from_numpy(images[:VISIBILITY_IMAGES].copy()).permute(0, 3, 1, 2).float() / 255
-    perturbed = (clean + v).clamp(0, 1)
-    if torch.equal(clean, perturbed):
-        return Visibility(None, 1.0)
-    psnr = peak_signal_noise_ratio(perturbed, clean, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
-    ssim = structural_similarity_index_measure(perturbed, clean, data_range=1.0)
-    return Visibility(float(psnr), float(torch.as_tensor(ssim).mean()))
+    psnr, ssim = [], []
+    for first in range(0, min(len(images), VISIBILITY_IMAGES), VISIBILITY_BATCH):
+        last = min(first + VISIBILITY_BATCH, VISIBILITY_IMAGES)
+        clean = torch.tensor(images[first:last]).permute(0, 3, 1, 2).float() / 255
+        perturbed = (clean + v).clamp(0, 1)
+        each = peak_signal_noise_ratio(perturbed, clean, data_range=1.0, dim=(1, 2, 3), reduction="none")
+        psnr.append(torch.as_tensor(each))
+        similar = structural_similarity_index_measure(perturbed, clean, data_range=1.0, reduction="none")
+        ssim.append(torch.as_tensor(similar).reshape(-1))
+    changed = torch.cat(psnr)[torch.isfinite(torch.cat(psnr))]
+    return Visibility(float(changed.mean()) if len(changed) else None, float(torch.cat(ssim).mean()))

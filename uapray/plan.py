@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +134,8 @@ class TrialStep:
         search, budget = self.search, self.search.budget
         if search.rule == "random":
             return 0
-        images = self.source.count("train") * (1 - search.validation_share)
+        count = self.source.count("train")
+        images = count - min(count * search.validation_share, search.max_validation_images)
         epochs = search.starts * search.screen_epochs
         epochs += min(search.survivors, search.starts) * max(0.0, budget.max_epochs - search.screen_epochs)
         return min(int(images * epochs), budget.max_image_gradients or 2**62)
@@ -192,7 +194,8 @@ def resolve(uri: str, base: str) -> str:
     """Return a URI of a grid file as seen from here: relative paths are relative to the grid file."""
     if not base or os.path.isabs(uri) or ":" in uri.split("/")[0]:
         return uri
-    return os.path.normpath(os.path.join(base, uri))
+    scheme, sign, folder = base.rpartition("://")
+    return scheme + sign + posixpath.normpath(posixpath.join(folder, uri))
 
 
 def _source(entry: DataEntry, base: str, opened: Callable[[str], DataSet]) -> Source:

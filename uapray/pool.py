@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.errors import TrialError
 from uapray.replica import Batch, Replica
 
 FORWARD_BATCH_SIZE = 64
@@ -67,16 +68,33 @@ class Deck:
         """Return batches that visit the images once, in their order; the last may be smaller."""
         return in_turn(self.name, self.rows)
 
+    def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return in which order a pass visits the images, as places in the deck."""
+        return np.random.default_rng((seed, epoch)).permutation(len(self))
+
     def shuffled(self, *, batch_size: int, seed: int, epoch: int) -> list[Batch]:
         """Return one pass over the images in random order, in batches of equal size.
 
         The order follows from the seed and the epoch alone. Images that do not fill a last batch are left out
         of this pass; fewer images than one batch make one smaller batch.
         """
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        order = self.order(seed=seed, epoch=epoch)
         size = min(batch_size, len(order))
         whole = len(order) - len(order) % size
         return [Batch(self.name, self.rows[part], self.reference[part]) for part in order[:whole].reshape(-1, size)]
+
+
+def predicted(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the predicted classes.
+
+    Raises:
+        TrialError: If a logit is not finite; then there is no prediction.
+    """
+    if not np.isfinite(logits).all():
+        rows = int((~np.isfinite(logits).all(axis=1)).sum())
+        raise TrialError(f"expected finite logits, got NaN or infinity for {rows} of {len(logits)} images")
+    classes: NDArray[np.int64] = logits.argmax(1)
+    return classes
 
 
 def in_turn(name: str, rows: NDArray[np.int64]) -> list[Batch]:

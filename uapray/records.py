@@ -18,5 +18,5 @@ def key_of(kind: str, description: Mapping[str, Any]) -> str:
     Returns:
         Twenty hexadecimal digits of the SHA-256 of the canonical JSON text.
     """
-    text = json.dumps({"kind": kind, **description}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps([kind, dict(description)], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

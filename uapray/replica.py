@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.errors import TrialError
 from uapray.models.tuning import tune
 
 
@@ -47,9 +48,9 @@ class Replica:
         self._device = torch.device(device)
         self._threads = threads
         self._decks = dict(decks)
-        height, width, channels = next(iter(self._decks.values())).shape[1:]
+        sample = torch.tensor(next(iter(self._decks.values()))[:2]).permute(0, 3, 1, 2).float() / 255
         with self._settled():
-            self._module = tune(module, torch.zeros(2, channels, height, width)).to(self._device)
+            self._module = tune(module, sample if len(sample) else None).to(self._device)
 
     def gradient(self, v: NDArray[np.float32], batches: Sequence[Batch], objective: Objective) -> list[PartialUpdate]:
         """Return for each batch the sum of its images' gradients of the gain with respect to ``v``.
@@ -77,6 +78,8 @@ class Replica:
         inside = clipped.eq(free)
         clipped.requires_grad_()
         logits = self._module(clipped)
+        if not logits.requires_grad:
+            raise TrialError("the classifier's logits do not depend on the pixels, so there is no gradient")
         reference = torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)
         gain = objective.gain(logits, reference.to(self._device)).sum()
         (each,) = torch.autograd.grad(gain, clipped)
@@ -103,11 +106,13 @@ class Replica:
         before: dict[str, Any] = {
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         }
         torch.set_num_threads(self._threads)
-        torch.use_deterministic_algorithms(mode=self._device.type == "cuda" or before["deterministic"])
+        if self._device.type == "cuda":
+            torch.use_deterministic_algorithms(mode=True)
         try:
             yield
         finally:
             torch.set_num_threads(before["threads"])
-            torch.use_deterministic_algorithms(mode=before["deterministic"])
+            torch.use_deterministic_algorithms(mode=before["deterministic"], warn_only=before["warn_only"])

@@ -16,9 +16,9 @@ from uapray.attack.rules import Rule, sga, spgd
 from uapray.config import Search, Threat
 from uapray.coordinator import Measurement, Snapshot, Task, search
 from uapray.data.images import ImageSet, held_out
-from uapray.errors import ConfigError, TrialError
+from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
-from uapray.pool import Deck, ReplicaPool, in_turn
+from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 
 STEP_SIZES = {("spgd", "linf"): 0.8, ("spgd", "l2"): 0.4, ("sga", "linf"): 0.4, ("sga", "l2"): 0.4}
 
@@ -40,17 +40,21 @@ class Arena:
 
     def clean(self, split: str) -> NDArray[np.int64]:
         """Return the classes predicted for the clean images; the replicas are asked once."""
+        if not len(self.images[split]):
+            raise DataError(f"{split}: expected images, got none")
         with self._lock:
             if split not in self._clean:
                 rows = np.arange(len(self.images[split]))
-                self._clean[split] = self.pool.logits(None, in_turn(split, rows)).argmax(1)
+                self._clean[split] = predicted(self.pool.logits(None, in_turn(split, rows)))
             return self._clean[split]
 
     def mean_norm(self, split: str, norm: str) -> float:
         """Return the mean norm of a split's images, pixel units; computed once, without copying them all."""
+        images = self.images[split].images
+        if not len(images):
+            raise DataError(f"{split}: expected images, got none")
         with self._lock:
             if (split, norm) not in self._norms:
-                images = self.images[split].images
                 parts = (torch.tensor(images[row : row + 256]) for row in range(0, len(images), 256))
                 sums = [len(part) * mean_norm(part, p=order(norm)) for part in parts]
                 self._norms[split, norm] = sum(sums) / len(images)
@@ -73,6 +77,7 @@ class Found:
         image_gradients: Spent, all starts together.
         image_queries: Spent, all starts together.
         source_images: Images that gradients were taken of.
+        validation_rate: Rate of the perturbation on the validation part; None if it was not searched now.
     """
 
     perturbation: Tensor
@@ -82,6 +87,7 @@ class Found:
     image_gradients: int
     image_queries: int
     source_images: int
+    validation_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,8 @@ def find(
         TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
     """
     images = arena.images[source]
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: expected 0 to {2**32 - 1}, got {seed}")
     p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)
@@ -188,9 +196,14 @@ def find(
         watch(latest)
     if latest is None:
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
-    if not torch.isfinite(latest.best).all() or not latest.best.any():
+    if not latest.best.any():
         raise TrialError(
-            "the gradients were zero or not finite, so there is no perturbation; does the classifier saturate?"
+            "no gradient ever moved the perturbation: the classifier is flat around these images"
+            + (
+                f", or inner_rounds={settings.inner_rounds} is more than there are rounds"
+                if settings.rule == "sga"
+                else ""
+            )
         )
     return Found(
         perturbation=latest.best,
@@ -200,6 +213,7 @@ def find(
         image_gradients=latest.image_gradients,
         image_queries=latest.image_queries,
         source_images=int(np.sum(~held)),
+        validation_rate=latest.best_rate,
     )
 
 
@@ -209,7 +223,7 @@ def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None)
     outcome = Outcome(
         labels=images.labels,
         clean=arena.clean(split),
-        perturbed=arena.pool.logits(perturbation, in_turn(split, np.arange(len(images)))).argmax(1),
+        perturbed=predicted(arena.pool.logits(perturbation, in_turn(split, np.arange(len(images))))),
         classes=len(images.class_names),
     )
     return Judgement(split, outcome, visibility(images.images, perturbation), target)

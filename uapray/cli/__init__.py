@@ -31,19 +31,25 @@ app.command("doctor")(doctor.doctor)
 _debug = False
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from uapray import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure how easily one universal perturbation fools a medical-image classifier, on Ray."""
     global _debug
     _debug = debug
-    if version:
-        from uapray import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
+    assert not version, "it stops before"
 
 
 def main() -> None:

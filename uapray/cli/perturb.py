@@ -78,7 +78,7 @@ def perturb(
             progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
         result = api.perturb(classifier, source, rule=rule, seed=seed, watch=watch, **threat, **pool, **chosen)
-        evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, **pool)
+        evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, norm=norm, **pool)
     header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or ""}
     header["made_on"] = classifier.sha256
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
@@ -94,6 +94,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     target: Target = None,
+    norm: Annotated[str, typer.Option(help="Norm in which the control is as large: linf or l2.")] = "linf",
     scale: Annotated[
         float,
         typer.Option(
@@ -110,7 +111,7 @@ def evaluate(
 
     classifier, (images,) = _load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
-    evaluation = api.evaluate(classifier, images, v, target=target)
+    evaluation = api.evaluate(classifier, images, v, target=target, norm=norm)
     _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 

@@ -30,6 +30,7 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
     "MALLOC_TOP_PAD_": str(2**28),
 }
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # what cuBLAS asks for equal bits
 
 
 class RayPool:
@@ -76,7 +77,7 @@ class RayPool:
         self._make = ray.remote(_Host).options(
             num_cpus=cpus,
             num_gpus=gpus,
-            runtime_env={"env_vars": {**ALLOCATOR, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
+            runtime_env={"env_vars": {**ALLOCATOR, **DETERMINISTIC, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
         )
         self._module = ray.put(module)
         self._decks = {name: ray.put(images) for name, images in decks.items()}
