@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class _Indifferent(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         bright = (pixels.mean((1, 2, 3)) * 255).round()  # a step function: no gradient anywhere
-        return nn.functional.one_hot(bright.long() % 3, 3).float() + 0 * pixels.mean()
+        return nn.functional.one_hot(bright.long() % 3, 3).float() * 3 + 0 * pixels.mean()
 
 
 def classifier() -> nn.Module:

@@ -221,7 +221,7 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
     asked = list(pool.gradients)
 
     played = rule_of(rule, task.p, task.xi)
-    state, best, best_rate = played.start(torch.zeros(SHAPE)), torch.zeros(SHAPE), -1.0
+    state, best, best_rate, certainty = played.start(torch.zeros(SHAPE)), torch.zeros(SHAPE), -1.0, -1.0
     pool.gradients.clear()
     for number in range(8):  # 45 images are nine batches, which are four rounds of two
         batches = task.source.shuffled(batch_size=5, seed=7000, epoch=number // 4)
@@ -229,10 +229,10 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
         state = played.step(state, pool.gradient(state.point, within, Objective()), number / 4)
         if number % 2:
             candidate = extend(state.v, p=task.p, xi=task.xi)
-            said = pool.logits(candidate, task.validation.in_turn()).argmax(1)
-            fooled = float(np.mean(said != task.validation.reference))
-            if fooled > best_rate and candidate.any():
-                best, best_rate = candidate, fooled
+            logits, clean = pool.logits(candidate, task.validation.in_turn()), task.validation.reference
+            sure = Objective().certainty(torch.from_numpy(logits), torch.from_numpy(clean))
+            if sure > certainty and state.v.any():
+                best, best_rate, certainty = candidate, float(np.mean(logits.argmax(1) != clean)), sure
     assert asked == pool.gradients
     assert torch.equal(found.starts[0].state.v, state.v)
     assert torch.equal(found.best, best)
@@ -256,7 +256,7 @@ def test_the_best_starts_survive_in_their_order() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     settings = settings_of("spgd", starts=5, survivors=2, measures_per_epoch=1, screen_epochs=1)
     first, second, *_ = search(pool, rule_of("spgd", math.inf, 0.05), task_of(CNN, pool, 60), settings)
-    ranked = sorted(first.measured, key=lambda row: (-row.fooling_rate, row.start))
+    ranked = sorted(first.measured, key=lambda row: (-row.certainty, row.start))
     assert [row.start for row in second.measured] == sorted(row.start for row in ranked[:2])
 
 

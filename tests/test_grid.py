@@ -45,10 +45,6 @@ def test_a_rule_is_its_name_or_its_settings() -> None:
     )
 
 
-def test_the_long_form_of_a_rule_means_the_same() -> None:
-    assert grid(rules=[{"rule": "sga", "settings": {"starts": 2}}]).searches()[0] == Search(rule="sga", starts=2)
-
-
 def test_the_budget_of_the_grid_holds_where_a_rule_has_none_of_its_own() -> None:
     rules = grid(
         rules=["spgd", {"rule": "sga", "budget": {"max_epochs": 9}}], budget={"max_epochs": 2, "stop_rate": 0.8}
@@ -120,7 +116,6 @@ def test_a_key_of_the_budget_among_those_of_a_rule_is_not_proposed_as_itself() -
         ({"data": []}, "data"),
         ({"rules": []}, "rules"),
         ({"rules": ["sgpd"]}, "'spgd', 'sga' or 'random', got 'sgpd'"),
-        ({"rules": [{"starts": 2}]}, "rule"),
         ({"norms": ["l3"]}, "'l2' or 'linf', got 'l3'"),
         ({"zetas": [4]}, "expected shares in (0, 1], 0.04 for 4 %, got 4"),
         ({"zetas": [0]}, "expected shares in (0, 1]"),

@@ -165,6 +165,7 @@ class Shop:
                 "linf": 0.031,
                 "fooling_rate": float(np.clip(rate, 0, 1)),
                 "targeted_success_rate": None if row["target"] is None else float(np.clip(rate, 0, 1)),
+                "certainty": float(np.clip(rate, 0, 1)),
             }
 
 

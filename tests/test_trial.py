@@ -117,17 +117,13 @@ def test_a_prediction_that_is_no_number_is_not_counted_as_a_class() -> None:
 
 
 @pytest.mark.parametrize("count", [12, 30])
-def test_sga_whose_walks_are_longer_than_its_search_does_not_hand_out_a_random_draw(count: int) -> None:
-    """With the defaults, 12 or 30 images make fewer rounds than one inner walk has, so v never moves."""
+def test_sga_of_few_images_walks_no_further_than_it_is_measured(count: int) -> None:
+    """With the defaults, 12 or 30 images make fewer rounds than an inner walk of ten would have."""
     arena, _ = arena_of(SmallCNN(classes=2), image_set(count))
-    said, found = "", torch.zeros(1, HEIGHT, WIDTH)
-    try:
-        found = find(arena, Threat(xi=0.05), Search(rule="sga"), seed=0).perturbation
-    except TrialError as error:
-        said = str(error)
+    found = find(arena, Threat(xi=0.05), Search(rule="sga"), seed=0).perturbation
     draws = [random_perturbation((1, HEIGHT, WIDTH), p=math.inf, xi=0.05, seed=index) for index in range(4)]
     assert not any(torch.equal(found.sign(), draw.sign()) for draw in draws)
-    assert found.any() or "inner_rounds" in said, "the gradients were neither zero nor infinite"
+    assert found.any()
 
 
 def test_sga_on_a_robust_victim_does_not_blame_the_gradients() -> None:
@@ -262,9 +258,9 @@ def test_zeta_is_a_share_of_the_mean_norm_of_the_images(count: int) -> None:
 @pytest.mark.parametrize(("norm", "rule"), [(norm, rule) for norm in ("l2", "linf") for rule in RULES])
 def test_the_step_is_as_long_as_set(norm: str, rule: str) -> None:
     threat = Threat(norm=norm, xi=0.2)
-    _, epsilon = rule_of(Search(rule=rule, step_size=0.3), threat, 0.2)
+    _, epsilon = rule_of(Search(rule=rule, step_size=0.3), threat, 0.2, 100)
     assert epsilon == pytest.approx(0.06)
-    _, default = rule_of(Search(rule=rule), threat, 0.2)
+    _, default = rule_of(Search(rule=rule), threat, 0.2, 100)
     assert 0.2 * 0.2 <= default <= 0.2 * 0.8
 
 

@@ -47,7 +47,8 @@ class Search(Settings):
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
         step_size: First step as a share of xi; None: the rule's own default.
         step_decay: What the step is multiplied with from one pass to the next.
-        inner_rounds: ``sga`` only: rounds that the inner point walks before the perturbation moves.
+        inner_rounds: ``sga`` only: rounds that the inner point walks before the perturbation moves; at most those
+            between two measurements.
         starts: Searches begun; the search has several basins.
         screen_epochs: Passes each start makes before the best ``survivors`` go on.
         survivors: Starts that go on after the screening.

@@ -105,6 +105,42 @@ class Snapshot:
     share_done: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a pass over the source images is divided.
+
+    Attributes:
+        batch_size: Images of a batch; all of them where there are fewer than asked for.
+        batches_a_round: Batches between two changes of the perturbation.
+        rounds_an_epoch: Rounds of one pass.
+        legs_an_epoch: Measurements of one pass, a leg before each.
+    """
+
+    batch_size: int
+    batches_a_round: int
+    rounds_an_epoch: int
+    legs_an_epoch: int
+
+    @property
+    def round_size(self) -> int:
+        """Images of a round."""
+        return self.batches_a_round * self.batch_size
+
+    @property
+    def rounds_a_leg(self) -> int:
+        """Rounds of the shortest leg."""
+        return self.rounds_an_epoch // self.legs_an_epoch
+
+
+def pace_of(images: int, settings: Search) -> Pace:
+    """Return how a search of that many source images goes on: whole batches, whole rounds."""
+    size = min(settings.batch_size, images)
+    whole = images // size
+    per_round = min(max(1, settings.round_size // size), whole)
+    rounds = whole // per_round
+    return Pace(size, per_round, rounds, min(settings.measures_per_epoch, rounds))
+
+
 def first_starts(task: Task, settings: Search, rule: Rule) -> tuple[Start, ...]:
     """Return the searches a trial begins with.
 
@@ -136,13 +172,10 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
     """
     budget = settings.budget
     begun = time.monotonic()
-    size = min(settings.batch_size, len(task.source))
-    whole = len(task.source) // size
-    per_round = min(max(1, settings.round_size // size), whole)
-    rounds_an_epoch = whole // per_round
-    legs_an_epoch = min(settings.measures_per_epoch, rounds_an_epoch)
-    screening = max(1, round(settings.screen_epochs * legs_an_epoch))
-    legs = max(screening, math.ceil(budget.max_epochs * legs_an_epoch - ROUNDING))
+    pace = pace_of(len(task.source), settings)
+    rounds_an_epoch, per_round = pace.rounds_an_epoch, pace.batches_a_round
+    screening = max(1, round(settings.screen_epochs * pace.legs_an_epoch))
+    legs = max(screening, math.ceil(budget.max_epochs * pace.legs_an_epoch - ROUNDING))
 
     now = Snapshot(
         starts=first_starts(task, settings, rule),
@@ -159,9 +192,9 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
     done = 0
     for leg in range(legs):
         until = min(
-            rounds_an_epoch * (leg + 1) // legs_an_epoch,
+            rounds_an_epoch * (leg + 1) // pace.legs_an_epoch,
             math.ceil(budget.max_epochs * rounds_an_epoch - ROUNDING),
-            now.starts[0].rounds + _affordable(budget, now, len(now.starts) * per_round * size),
+            now.starts[0].rounds + _affordable(budget, now, len(now.starts) * pace.round_size),
         )
         if until <= now.starts[0].rounds or not _can_judge(budget, now, len(task.validation)):
             return
@@ -171,7 +204,7 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
             aim = start.aim if screened else task.objective
             state = start.state
             for epoch in range(start.rounds // rounds_an_epoch, math.ceil(until / rounds_an_epoch)):
-                batches = task.source.shuffled(batch_size=size, seed=_order_seed(task, start), epoch=epoch)
+                batches = task.source.shuffled(batch_size=pace.batch_size, seed=_order_seed(task, start), epoch=epoch)
                 first = epoch * rounds_an_epoch
                 for number in range(max(start.rounds, first), min(until, first + rounds_an_epoch)):
                     mine = (number - first) * per_round
@@ -184,10 +217,10 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
 
         with ThreadPoolExecutor(len(now.starts)) as threads:
             walked = tuple(threads.map(walk, now.starts))
-        spent = sum(s.rounds - old.rounds for s, old in zip(walked, now.starts, strict=True)) * per_round * size
+        spent = sum(s.rounds - old.rounds for s, old in zip(walked, now.starts, strict=True)) * pace.round_size
         now = replace(now, starts=walked, image_gradients=now.image_gradients + spent)
         done += len(walked)
-        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, round_size=per_round * size)
+        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, round_size=pace.round_size)
         if leg + 1 == screening:
             now = replace(now, starts=_keep(now, survivors))
         now = replace(now, share_done=done / planned)

@@ -14,7 +14,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.projection import length, mean_norm, order
 from uapray.attack.rules import Rule, sga, spgd
 from uapray.config import Search, Threat
-from uapray.coordinator import Measurement, Snapshot, Task, search
+from uapray.coordinator import Measurement, Snapshot, Task, pace_of, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
@@ -128,8 +128,11 @@ def radius(arena: Arena, source: str, threat: Threat) -> float:
     return threat.zeta * arena.mean_norm(source, threat.norm)
 
 
-def rule_of(settings: Search, threat: Threat, xi: float) -> tuple[Rule, float]:
-    """Return the update rule and the length of its first step in pixel units."""
+def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[Rule, float]:
+    """Return the update rule for that many source images, and the length of its first step in pixel units.
+
+    An inner walk of `sga` is no longer than a leg: what is judged at its end has moved.
+    """
     p = order(threat.norm)
     step_size = settings.step_size or STEP_SIZES[settings.rule, threat.norm]
     if settings.rule == "sga":
@@ -138,7 +141,7 @@ def rule_of(settings: Search, threat: Threat, xi: float) -> tuple[Rule, float]:
             xi=xi,
             step_size=step_size,
             step_decay=settings.step_decay,
-            inner_rounds=settings.inner_rounds,
+            inner_rounds=min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg),
         )
     else:
         rule = spgd(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay)
@@ -176,7 +179,6 @@ def find(
     if settings.rule == "random":
         return Found(random_perturbation(shape, p=p, xi=xi, seed=seed), xi, None, (), 0, 0, 0)
 
-    rule, epsilon = rule_of(settings, threat, xi)
     share = min(settings.validation_share, settings.max_validation_images / len(images))
     held = held_out(images.labels, images.groups, share, seed)
     task = Task(
@@ -189,6 +191,7 @@ def find(
         validation=arena.deck(source, np.flatnonzero(held)),
         seed=seed,
     )
+    rule, epsilon = rule_of(settings, threat, xi, len(task.source))
     history: list[Measurement] = []
     latest: Snapshot | None = None
     for latest in search(arena.pool, rule, task, settings):
@@ -198,12 +201,8 @@ def find(
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
     if not latest.best.any():
         raise TrialError(
-            "no gradient ever moved the perturbation: the classifier is flat around these images"
-            + (
-                f", or inner_rounds={settings.inner_rounds} is more than there are rounds"
-                if settings.rule == "sga"
-                else ""
-            )
+            "no gradient ever moved the perturbation: the classifier is flat around these images, "
+            "or the budget ended before the first step"
         )
     return Found(
         perturbation=latest.best,

@@ -20,6 +20,7 @@ from uapray.models.card import Classifier
 from uapray.models.weights import wrap_module
 from uapray.models.zoo import build
 from uapray.on_ray.pool import RayPool
+from uapray.replica import Batch
 from uapray.trial import Arena, Found, find
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -98,6 +99,14 @@ def test_threads_share_a_pool(classifier: Classifier, images: ImageSet) -> None:
             thread.join()
     assert len(together) == 6
     assert all(torch.equal(alone.total, total) for total in together)
+
+
+def test_an_error_of_a_replica_is_its_own_and_costs_nobody_a_turn(classifier: Classifier, images: ImageSet) -> None:
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=2)) as pool:
+        for _ in range(5):  # a turn kept each time would leave none
+            with pytest.raises(KeyError, match=r"^'nowhere'$"):
+                pool.logits(None, [Batch("nowhere", np.arange(4))] * 6)
+        assert pool.logits(None, [Batch("train", np.arange(4))]).shape == (4, 3)
 
 
 def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier, images: ImageSet) -> None:

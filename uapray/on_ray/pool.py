@@ -129,19 +129,26 @@ class RayPool:
         answers: list[Any] = [None] * len(requests)
         waiting = deque(range(len(requests)))
         under_way: dict[Any, tuple[int, Any]] = {}
-        while waiting or under_way:
-            while waiting and (replica := self._take(wait=not under_way)) is not None:
-                index = waiting.popleft()
-                under_way[replica.ask.remote(method, *requests[index])] = (index, replica)
-            ready, _ = ray.wait(list(under_way), num_returns=1, timeout=self._timeout_s)
-            for answer in ready or list(under_way)[:1]:
-                index, replica = under_way.pop(answer)
+        try:
+            while waiting or under_way:
+                while waiting and (replica := self._take(wait=not under_way)) is not None:
+                    index = waiting.popleft()
+                    under_way[replica.ask.remote(method, *requests[index])] = (index, replica)
+                ready, _ = ray.wait(list(under_way), num_returns=1, timeout=self._timeout_s)
+                answer = ready[0] if ready else next(iter(under_way))
+                index, replica = under_way[answer]
                 try:
-                    answers[index] = ray.get(answer, timeout=0 if not ready else None)
-                    self._give_back(replica)
+                    answers[index] = ray.get(answer, timeout=None if ready else 0)
                 except (RayActorError, GetTimeoutError) as error:
                     waiting.appendleft(index)
                     self._replace(replica, error)
+                except RayTaskError as error:  # what the replica itself raised, without Ray's traceback
+                    raise error.cause from error
+                del under_way[answer]
+                self._give_back(replica)
+        finally:
+            for _, replica in under_way.values():  # of an error, or Ctrl-C: others share these replicas
+                self._give_back(replica)
         return answers
 
     def _take(self, *, wait: bool) -> Any:
