@@ -56,7 +56,7 @@ seeds: [0]
 """
 
 TABLE = """
-SELECT classifier, norm, coalesce(target, 'nontargeted') AS target, rule, split, count(*) AS runs,
+SELECT data, classifier, norm, zeta, coalesce(target, 'nontargeted') AS target, rule, split, count(*) AS runs,
        round(100 * avg(fooling_rate), 1) AS "fooling %",
        round(100 * min(fooling_rate_low), 1) AS "lowest",
        round(100 * max(fooling_rate_high), 1) AS "highest",
@@ -64,7 +64,8 @@ SELECT classifier, norm, coalesce(target, 'nontargeted') AS target, rule, split,
        round(100 * avg(targeted_success_rate), 1) AS "targeted %",
        round(100 * avg(clean_accuracy), 1) AS "accuracy %",
        round(100 * avg(robust_accuracy), 1) AS "perturbed %"
-FROM trials WHERE trial_id IN ({}) GROUP BY ALL ORDER BY classifier, norm, target, rule DESC, split
+FROM trials WHERE trial_id IN ({}) GROUP BY ALL
+ORDER BY data, classifier, norm, zeta, target, rule DESC, split
 """
 
 
@@ -181,7 +182,7 @@ def connected(address: str | None) -> Iterator[bool]:
         except ValueError:
             init()
             joined = True
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray did not answer: {error}; name a cluster with --address, or 'local' for one of its own"
         ) from error

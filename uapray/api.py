@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
-from uapray.config import Budget, Search, Threat, hint, parse
+from uapray.config import Budget, Search, Seed, Settings, Threat, nearest, parse
 from uapray.coordinator import Measurement, Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -164,8 +165,9 @@ def perturb(
     name = None if index is None else images.class_names[index]
     threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
     search = search_settings(rule, settings)
-    with _arena(model, {"train": images}, resources_of(pool, replicas, gpus)) as arena:
-        found = find(arena, threat, search, seed=seed, watch=watch)
+    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}, origin="perturb")
+    with _arena(model, {"train": images}, call.resources) as arena:
+        found = find(arena, threat, search, seed=call.seed, watch=watch)
     return PerturbResult(
         perturbation=found.perturbation,
         xi=found.xi,
@@ -213,9 +215,10 @@ def evaluate(
     if not torch.isfinite(v).all():
         raise ConfigError("perturbation: expected finite numbers, got NaN or infinity")
     index = target_index(images, target)
+    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": control_seed}, origin="evaluate")
     l2, linf = norms(v)
-    noise = random_perturbation(expected, p=order(norm), xi=l2 if norm == "l2" else linf, seed=control_seed)
-    with _arena(model, {"images": images}, resources_of(pool, replicas, gpus)) as arena:
+    noise = random_perturbation(expected, p=order(norm), xi=l2 if norm == "l2" else linf, seed=call.seed)
+    with _arena(model, {"images": images}, call.resources) as arena:
         judged = judge(arena, "images", v, target=index)
         control = judge(arena, "images", noise, target=index)
     return Evaluation(judged.outcome, control.outcome, judged.visibility, l2, linf, index, images.class_names)
@@ -227,31 +230,39 @@ def target_index(images: ImageSet, target: str | int | None) -> int | None:
     Raises:
         ConfigError: If there is no such class.
     """
-    if not isinstance(target, int):
+    if target is None or isinstance(target, str):
         return class_index(images.class_names, target)
-    if not 0 <= target < len(images.class_names):
-        raise ConfigError(f"target: expected a class name or 0 to {len(images.class_names) - 1}, got {target}")
-    return target
+    count = len(images.class_names)
+    if isinstance(target, bool) or not isinstance(target, SupportsIndex) or not 0 <= target.__index__() < count:
+        raise ConfigError(f"target: expected a class name or 0 to {count - 1}, got {target!r}")
+    return target.__index__()
 
 
-def resources_of(pool: str, replicas: int, gpus: float) -> Resources:
-    """Return where replicas run.
+class _Call(Settings):
+    """What a call may say of where it runs and what it draws."""
 
-    Raises:
-        ConfigError: If the kind of pool is unknown.
-    """
-    if pool not in ("local", "ray"):
-        raise ConfigError(f"pool: expected local or ray, got {pool!r}")
-    return Resources(kind=pool, replicas=replicas, gpus=gpus)
+    pool: PoolKind
+    replicas: int = Field(ge=1)
+    gpus: float = Field(ge=0)
+    seed: Seed
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(kind=self.pool, replicas=self.replicas, gpus=self.gpus)
 
 
 def search_settings(rule: str, settings: dict[str, Any]) -> Search:
-    """Return a rule's settings out of flat names, those of the budget among them."""
+    """Return a rule's settings out of flat names, those of the budget among them.
+
+    Raises:
+        ConfigError: If a name or a value is none of them.
+    """
+    named = Search.model_fields.keys() - {"rule", "budget"}
     for name in settings:
-        if name not in Search.model_fields and name not in Budget.model_fields:
-            raise ConfigError(f"{rule}: unknown key '{name}'; {hint(name, [Search, Budget])}")
+        if name not in named and name not in Budget.model_fields:
+            raise ConfigError(f"{rule}: unknown setting '{name}'; {nearest(name, named | Budget.model_fields.keys())}")
     budget = {name: value for name, value in settings.items() if name in Budget.model_fields}
-    other = {name: value for name, value in settings.items() if name not in Budget.model_fields}
+    other = {name: value for name, value in settings.items() if name in named}
     values: dict[str, Any] = {"rule": rule, **other}
     if budget:
         values["budget"] = budget
@@ -272,9 +283,10 @@ def as_classifier(model: Model, images: ImageSet) -> Classifier:
 
 @contextmanager
 def _arena(model: Model, images: dict[str, ImageSet], resources: Resources) -> Iterator[Arena]:
-    was_training = isinstance(model, nn.Module) and model.training
-    classifier = as_classifier(model, next(iter(images.values())))
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    were_training = [module for module in modules if module.training]
     try:
+        classifier = as_classifier(model, next(iter(images.values())))
         with ExitStack() as opened:
             if resources.kind == "ray":
                 from uapray.on_ray.session import session
@@ -282,5 +294,5 @@ def _arena(model: Model, images: dict[str, ImageSet], resources: Resources) -> I
                 opened.enter_context(session())
             yield Arena(opened.enter_context(open_pool(classifier, images, resources)), images)
     finally:
-        if was_training:
-            classifier.module.train()
+        for module in were_training:  # one by one: a batch norm may have been frozen by itself
+            module.training = True

@@ -1,7 +1,7 @@
 """Frozen settings, checked once at the border."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -127,20 +127,25 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'; {hint(str(first['loc'][-1]), _at(kind, first['loc'][:-1]))}"
+        return f"unknown key '{place}'; {_hint(str(first['loc'][-1]), _at(kind, first['loc'][:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
     came = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"{place}: {message}{came}" if place else f"{message}{came}"
 
 
-def hint(key: str, kinds: list[type[BaseModel]]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
+    """Say which name was meant, or which there are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _hint(key: str, kinds: list[type[BaseModel]]) -> str:
     """Say where a key belongs, or which one was meant."""
     fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
     inside = [name for name, field in fields.items() for kind in _inside(field) if key in kind.model_fields]
     if inside:
         return f"it belongs inside '{inside[0]}'"
-    near = difflib.get_close_matches(key, fields, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
+    return nearest(key, fields)
 
 
 def _at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[type[BaseModel]]:

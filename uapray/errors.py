@@ -45,6 +45,10 @@ class ClusterError(UaprayError):
     """The Ray cluster cannot do what was asked of it."""
 
 
+class RunError(UaprayError):
+    """A run that had begun cannot go on; what is finished stays, and the same command goes on from there."""
+
+
 class StoppedError(UaprayError):
     """The run was asked to stop; what is finished stays, and the same command goes on from there."""
 

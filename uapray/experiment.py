@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
-from uapray.errors import ClusterError, StoppedError, TrialError, UserError
+from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
 from uapray.models.card import Card, Classifier, check_fits
-from uapray.models.scores import classifier_rows, score_classifier
+from uapray.models.scores import Scores, classifier_rows, score_classifier
 from uapray.models.training import EpochReport
 from uapray.models.weights import load_classifier, load_for, make_classifier, save_classifier
 from uapray.models.zoo import build
@@ -28,9 +29,11 @@ from uapray.on_ray.pool import RayPool
 from uapray.on_ray.training import fit_on_ray
 from uapray.plan import Plan, Source, TrainStep, TrialStep, Victim
 from uapray.pool import LocalPool, ReplicaPool
+from uapray.query import query
 from uapray.replica import Batch, Replica
 from uapray.store.results import Results
-from uapray.trial import Arena, Judgement, class_index, find, judge
+from uapray.store.runs import Noting, noting
+from uapray.trial import Arena, Found, Judgement, class_index, find, judge
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
 
@@ -106,18 +109,39 @@ def standing_rows(results: Results) -> set[str]:
     return {key for _, key in results.keys("trials")}
 
 
+def unmended(results: Results) -> list[dict[str, Any]]:
+    """Return the last failure of each step that has not succeeded since, the latest first."""
+    last = query(
+        results,
+        """SELECT DISTINCT ON (grid, failures.trial_id, step) failures.*, finished FROM failures LEFT JOIN
+        (SELECT trial_id, max(finished_at) AS finished FROM trials GROUP BY trial_id) USING (trial_id)
+        ORDER BY "at" DESC""",
+    ).to_pylist()
+    trained = {key for key in results.objects.keys("models/") if key.endswith(".safetensors")}
+    return sorted(
+        (
+            one
+            for one in last
+            if f"models/{one['trial_id']}.safetensors" not in trained
+            and (one["finished"] is None or one["finished"] < one["at"])
+        ),
+        key=lambda one: one["at"],
+        reverse=True,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """What of a plan is to be done, found to be possible.
 
     Attributes:
         groups: Classifier, data set and the trials on them that are missing.
-        initial: By the classifier's key: the classifier, or the one its training begins with; None: in the store.
+        initial: For each group the classifier, or the one its training begins with; None: in the store.
         standing: Keys of the judgements that stand.
     """
 
     groups: tuple[tuple[Victim, Source, tuple[TrialStep, ...]], ...]
-    initial: Mapping[str, Classifier | None]
+    initial: tuple[Classifier | None, ...]
     standing: Set[str]
 
 
@@ -128,15 +152,18 @@ def find_missing(plan: Plan, results: Results) -> Missing:
         UserError: If the store, a data set or a classifier does not fit.
     """
     standing = standing_rows(results)
-    groups = []
+    groups, initial = [], []
+    samples: dict[str, ImageSet] = {}
     for victim, source, trials in plan.groups():
         left = plan.missing(trials, standing)
         if left:
+            if source.key not in samples:
+                samples[source.key] = _sample(source, left[0].splits)
             groups.append((victim, source, left))
-    initial = {victim.key: _prepare(victim, source, results) for victim, source, _ in groups}
+            initial.append(_prepare(victim, samples[source.key], results))
     if groups:
         results.objects.check()
-    return Missing(tuple(groups), initial, standing)
+    return Missing(tuple(groups), tuple(initial), standing)
 
 
 def run_missing(run: Run, missing: Missing) -> Summary:
@@ -148,27 +175,79 @@ def run_missing(run: Run, missing: Missing) -> Summary:
     Raises:
         StoppedError: If the run was asked to stop.
         ClusterError: If the replicas could not be kept alive.
+        RunError: If the store failed.
     """
     failed = 0
-    for victim, source, trials in missing.groups:
-        splits = sorted({"train"}.union(*(trial.splits for trial in trials)))
-        images = {split: source.images(split) for split in splits}
-        try:
-            classifier = _obtain(run, victim, source, images, missing.initial[victim.key])
-        except TrialError as error:
-            failed += len(trials)
-            _write_failure(run, victim.key, "train", error)
-            continue
-        check_fits(classifier, images["train"])
-        with open_pool(classifier, images, run.resources) as pool:
-            arena = Arena(_Stoppable(pool, run.stop), images)
-            failed += _run_trials(run, arena, classifier, trials, missing.standing)
     asked = sum(len(trials) for _, _, trials in missing.groups)
+    images: dict[str, ImageSet] = {}
+    decoded = ""
+    try:
+        with noting(run.results.objects, run.plan.grid.name, asked) as note:
+            for (victim, source, trials), initial in zip(missing.groups, missing.initial, strict=True):
+                if source.key != decoded:
+                    images = {split: source.images(split) for split in _splits(source, trials[0].splits)}
+                    decoded = source.key
+                failed += _run_group(run, victim, images, trials, initial, missing.standing, note)
+    except StoreError as error:
+        raise RunError(f"{error}; what is finished stays, and the same command goes on from there") from error
     return Summary(asked - failed, len(run.plan.trials) - asked, failed)
 
 
+def _run_group(
+    run: Run,
+    victim: Victim,
+    images: Mapping[str, ImageSet],
+    trials: Sequence[TrialStep],
+    initial: Classifier | None,
+    standing: Set[str],
+    note: Noting,
+) -> int:
+    """Run the trials that share a classifier and a data set; return how many failed."""
+
+    def check() -> None:
+        if run.stop.is_set():
+            raise StoppedError(STOPPED)
+
+    try:
+        classifier = _obtain(run, victim, images, initial, check)
+    except (UserError, ClusterError, StoppedError):
+        raise
+    except Exception as error:
+        _write_failure(run, victim.key, "train", error)
+        return len(trials)
+    check_fits(classifier, images["train"])
+    decks = {split: images[split] for split in {"train", *trials[0].splits}}
+    with open_pool(classifier, decks, run.resources, check) as pool:
+        return _run_trials(run, Arena(_Stoppable(pool, check), decks), classifier, trials, standing, note)
+
+
+def _splits(source: Source, judged: Sequence[str]) -> list[str]:
+    """Return the splits that a grid needs of a data set: to train on, to choose by, to judge on."""
+    return sorted({"train", *judged} | {"val"} & set(source.data.splits()))
+
+
+def _sample(source: Source, judged: Sequence[str]) -> ImageSet:
+    """Decode all that a grid needs of a data set, and keep two images that stand for it.
+
+    Raises:
+        DataError: If a picture is damaged or of another size than the others.
+    """
+    kept: dict[str, ImageSet] = {}
+    for split in _splits(source, judged):
+        images = source.images(split)
+        kept[split] = images.select(np.arange(min(2, len(images))))
+        if images.size != kept["train" if "train" in kept else split].size:
+            raise DataError(f"{source.name}: expected one size, got others in split {split}; name a 'size'")
+    return kept["train"]
+
+
 @contextmanager
-def open_pool(classifier: Classifier, images: Mapping[str, ImageSet], resources: Resources) -> Iterator[ReplicaPool]:
+def open_pool(
+    classifier: Classifier,
+    images: Mapping[str, ImageSet],
+    resources: Resources,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Iterator[ReplicaPool]:
     """Provide replicas of a classifier that hold the image sets, and free them at the end."""
     decks = {name: one.images for name, one in images.items()}
     if resources.kind == "local":
@@ -181,6 +260,7 @@ def open_pool(classifier: Classifier, images: Mapping[str, ImageSet], resources:
         cpus=resources.cpus,
         gpus=resources.gpus,
         may_grow=resources.may_grow,
+        while_waiting=while_waiting,
     )
     try:
         yield pool
@@ -195,11 +275,14 @@ def train_classifier(
     resources: Resources,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
     while_waiting: Callable[[], None] = lambda: None,
-) -> Classifier:
+) -> tuple[Classifier, dict[str, Scores]]:
     """Train a classifier and measure it on its splits.
 
     The epoch is chosen on a part of the train split, held out by group, or on the split ``val`` if there is
     one; the other splits are measured once, at the end.
+
+    Returns:
+        The classifier, and its scores by split, which its card holds too.
     """
     if "val" in images:
         train, validation = images["train"], images["val"]
@@ -220,8 +303,10 @@ def train_classifier(
     )
     initial.module.load_state_dict(fitted.state)
     classifier = make_classifier(initial.module, initial.card)
-    metrics = {name: score_classifier(classifier, one).plain() for name, one in images.items()}
-    return Classifier(classifier.module, classifier.card.model_copy(update={"metrics": metrics}), classifier.sha256)
+    scores = {name: score_classifier(classifier, one) for name, one in images.items()}
+    metrics = {name: one.plain() for name, one in scores.items()}
+    card = classifier.card.model_copy(update={"metrics": metrics})
+    return Classifier(classifier.module, card, classifier.sha256), scores
 
 
 def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
@@ -254,17 +339,16 @@ def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
     return make_classifier(module, card)
 
 
-def _prepare(victim: Victim, source: Source, results: Results) -> Classifier | None:
+def _prepare(victim: Victim, sample: ImageSet, results: Results) -> Classifier | None:
     """Find out before anything is written whether a classifier can be had; None: it is in the store."""
     if victim.train is None:
         assert victim.reference is not None
-        sample = source.images("train")
         classifier = load_for(victim.reference, sample)
         check_fits(classifier, sample)
         return classifier
     if results.objects.exists(_model_key(victim)):
         return None
-    return initial_classifier(victim.train, source.images("train"))
+    return initial_classifier(victim.train, sample)
 
 
 def _model_key(victim: Victim) -> str:
@@ -272,36 +356,29 @@ def _model_key(victim: Victim) -> str:
 
 
 def _obtain(
-    run: Run, victim: Victim, source: Source, images: Mapping[str, ImageSet], prepared: Classifier | None
+    run: Run,
+    victim: Victim,
+    images: Mapping[str, ImageSet],
+    prepared: Classifier | None,
+    check: Callable[[], None],
 ) -> Classifier:
     """Return the classifier: given, out of the store, or trained now and stored."""
     if victim.train is None:
         assert prepared is not None
         return prepared
-    uri = f"{run.results.objects.uri}/{_model_key(victim)}"
-    if prepared is None:
-        return load_classifier(uri)
-
-    def check() -> None:
-        if run.stop.is_set():
-            raise StoppedError(STOPPED)
-
+    objects, key = run.results.objects, _model_key(victim)
+    if prepared is None or objects.exists(key):
+        return load_classifier(f"{objects.uri}/{key}")
     run.watcher.to_train(victim)
-    splits = dict(images)
-    if "val" in source.data.splits():
-        splits["val"] = source.images("val")
-    classifier = train_classifier(
-        victim.train, splits, prepared, run.resources, lambda report: run.watcher.training(victim, report), check
+    classifier, scores = train_classifier(
+        victim.train, images, prepared, run.resources, lambda report: run.watcher.training(victim, report), check
     )
-    for split, one in splits.items():
-        scores = score_classifier(classifier, one)
-        run.results.write_rows(
-            "classifiers",
-            run.plan.grid.name,
-            f"{victim.key}-{split}",
-            classifier_rows(classifier, scores, split=split),
-        )
-    save_classifier(classifier, uri)
+    if objects.exists(key):  # another run was faster; where training is not exact, all trials go by one classifier
+        return load_classifier(f"{objects.uri}/{key}")
+    for split, one in scores.items():
+        rows_of = classifier_rows(classifier, one, split=split)
+        run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.key}-{split}", rows_of)
+    save_classifier(classifier, f"{objects.uri}/{key}")
     run.watcher.trained(victim, classifier)
     return classifier
 
@@ -311,22 +388,25 @@ class _Stoppable:
     """A pool that serves until the run is asked to stop: between two rounds, not two measurements."""
 
     pool: ReplicaPool
-    stop: threading.Event
+    check: Callable[[], None]
 
     def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
-        self._check()
+        self.check()
         return self.pool.gradient(v, batches, objective)
 
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
-        self._check()
+        self.check()
         return self.pool.logits(v, batches)
 
-    def _check(self) -> None:
-        if self.stop.is_set():
-            raise StoppedError(STOPPED)
 
-
-def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence[TrialStep], standing: Set[str]) -> int:
+def _run_trials(
+    run: Run,
+    arena: Arena,
+    classifier: Classifier,
+    trials: Sequence[TrialStep],
+    standing: Set[str],
+    note: Noting,
+) -> int:
     """Run trials, some at a time; return how many failed."""
     failed = 0
     waiting = iter(trials)
@@ -336,6 +416,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
             while True:
                 while len(under_way) < run.resources.concurrency and (step := next(waiting, None)):
                     under_way[threads.submit(_run_trial, run, arena, classifier, step, standing)] = step
+                    note.begun()
                 if not under_way:
                     return failed
                 for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -346,7 +427,9 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
                         raise
                     except Exception as error:
                         failed += 1
-                        _write_failure(run, step.trial_id, "trial", error)
+                        kind = "evaluate" if run.results.has_array(step.trial_id) else "perturb"
+                        _write_failure(run, step.trial_id, kind, error)
+                    note.done()
         except BaseException:
             run.stop.set()
             raise
@@ -355,22 +438,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, trials: Sequence
 def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[str]) -> None:
     """Search, judge on every split that is missing, and write; the row of ``trials`` comes last."""
     results, grid = run.results, run.plan.grid.name
-
-    def watch(snapshot: Snapshot) -> None:
-        run.watcher.searching(step, snapshot)
-
-    if results.has_array(step.trial_id):
-        perturbation = torch.from_numpy(results.read_array(step.trial_id))
-        found, ran = rows.found_again(perturbation, results.read_array_metadata(step.trial_id))
-    else:
-        begun = time.monotonic()
-        found = find(arena, step.threat, step.search, seed=step.seed, watch=watch)
-        replicas = run.resources.replicas if run.resources.kind == "ray" else 1
-        ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
-        if found.history:
-            results.write_rows("history", grid, step.trial_id, rows.history_rows(step.trial_id, found))
-        results.write_array(step.trial_id, found.perturbation, rows.found_metadata(found, ran))
-
+    found, ran = _found_again(results, step, classifier) or _search(run, arena, classifier, step)
     target = class_index(arena.images["train"].class_names, step.threat.target)
     for split, key in zip(step.splits, step.row_keys(), strict=True):
         if key in standing:
@@ -384,6 +452,34 @@ def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, 
             results.write_rows("examples", grid, key, examples)
         results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
         run.watcher.judged(step, judged)
+
+
+def _found_again(results: Results, step: TrialStep, classifier: Classifier) -> tuple[Found, rows.Circumstances] | None:
+    """Return the perturbation that a run left before it was judged everywhere, if it was made on this classifier."""
+    if not results.has_array(step.trial_id):
+        return None
+    kept = results.read_array_metadata(step.trial_id)
+    if kept.get("made_on") != classifier.sha256:
+        return None
+    return rows.found_again(torch.from_numpy(results.read_array(step.trial_id)), kept)
+
+
+def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> tuple[Found, rows.Circumstances]:
+    """Search, and write the perturbation after how it was found."""
+
+    def watch(snapshot: Snapshot) -> None:
+        run.watcher.searching(step, snapshot)
+
+    begun = time.monotonic()
+    found = find(arena, step.threat, step.search, seed=step.seed, watch=watch)
+    replicas = run.resources.replicas if run.resources.kind == "ray" else 1
+    ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
+    if found.history:
+        history = rows.history_rows(step.trial_id, found)
+        run.results.write_rows("history", run.plan.grid.name, step.trial_id, history)
+    metadata = rows.found_metadata(found, ran) | {"made_on": classifier.sha256}
+    run.results.write_array(step.trial_id, found.perturbation, metadata)
+    return found, ran
 
 
 def _write_failure(run: Run, key: str, kind: str, error: Exception) -> None:

@@ -25,7 +25,7 @@ class DataEntry(Settings):
 
     uri: str
     name: str | None = None
-    size: int | None = Field(None, gt=0)
+    size: int | None = Field(None, ge=8)
 
 
 class ClassifierEntry(Settings):
@@ -125,6 +125,18 @@ class Grid(Settings):
         return search.model_copy(update={"budget": self.budget})
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML would quietly take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        values = super().construct_mapping(node, deep)
+        if len(values) < len(node.value):
+            names = [self.construct_object(name, deep=True) for name, _ in node.value]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", node.start_mark)
+        return values
+
+
 def parse_grid(text: str | bytes, *, origin: str) -> Grid:
     """Read a grid from YAML text.
 
@@ -136,9 +148,9 @@ def parse_grid(text: str | bytes, *, origin: str) -> Grid:
         ConfigError: If it is not YAML or not a grid.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _EachKeyOnce)  # noqa: S506 (a safe loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{origin}: expected a mapping with name, data and classifiers, got {type(values).__name__}")
     return parse(Grid, values, origin=origin)

@@ -121,15 +121,15 @@ def visibility(images: NDArray[np.uint8], v: torch.Tensor) -> Visibility:
     """Compare images with their perturbed selves.
 
     Args:
-        images: uint8 ``(n, h, w, c)``; the first 256 are taken.
+        images: uint8 ``(n, h, w, c)``; of more than 256 so many are taken, evenly spread.
         v: Perturbation, float32 ``(c, h, w)``, pixel units.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     psnr, ssim = [], []
-    for first in range(0, min(len(images), VISIBILITY_IMAGES), VISIBILITY_BATCH):
-        last = min(first + VISIBILITY_BATCH, VISIBILITY_IMAGES)
-        clean = torch.tensor(images[first:last]).permute(0, 3, 1, 2).float() / 255
+    taken = np.unique(np.linspace(0, len(images) - 1, VISIBILITY_IMAGES).astype(int))
+    for first in range(0, len(taken), VISIBILITY_BATCH):
+        clean = torch.tensor(images[taken[first : first + VISIBILITY_BATCH]]).permute(0, 3, 1, 2).float() / 255
         perturbed = (clean + v).clamp(0, 1)
         each = peak_signal_noise_ratio(perturbed, clean, data_range=1.0, dim=(1, 2, 3), reduction="none")
         psnr.append(torch.as_tensor(each))

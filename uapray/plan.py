@@ -15,7 +15,9 @@ from uapray.data.dataset import DataSet, open_data
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
 from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid
+from uapray.models import foreign
 from uapray.models.recipe import Recipe
+from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
 from uapray.records import key_of
 from uapray.trial import class_index
@@ -37,8 +39,9 @@ class Source:
 
     @cached_property
     def key(self) -> str:
-        """Key of the pixels: content and size."""
-        return key_of("data", {"sha256": self.data.sha256, "size": self.size})
+        """Key of the images: content, names of the classes, size."""
+        content = {"sha256": self.data.sha256, "class_names": list(self.data.class_names)}
+        return key_of("data", {**content, "size": self.size})
 
     def images(self, split: str) -> ImageSet:
         """Decode a split."""
@@ -171,15 +174,18 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
         opened: How a data set is opened.
 
     Raises:
-        ConfigError: If a target is not a class, or a split has no images.
+        ConfigError: If a target is not a class, a split has no images, or two things have one name.
     """
     sources = [_source(entry, base, opened) for entry in grid.data]
+    _check_names("data sets", [(source.name, source.key) for source in sources])
     victims: dict[str, Victim] = {}
     trials: dict[str, TrialStep] = {}
     for source in sources:
         _check_splits(source, ("train", *grid.splits))
         targets = _targets(grid.targets, source)
-        for victim in _victims(grid.classifiers, source, base):
+        named = list(_victims(grid.classifiers, source, base))
+        _check_names("classifiers", [(victim.name, victim.key) for victim in named])
+        for victim in named:
             victims.setdefault(victim.key, victim)
             for norm, zeta, target, search, seed in product(
                 grid.norms, grid.zetas, targets, grid.searches(), grid.seeds
@@ -201,6 +207,13 @@ def resolve(uri: str, base: str) -> str:
 def _source(entry: DataEntry, base: str, opened: Callable[[str], DataSet]) -> Source:
     data = opened(resolve(entry.uri, base))
     return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size))
+
+
+def _check_names(what: str, named: Sequence[tuple[str, str]]) -> None:
+    keys: dict[str, str] = {}
+    for name, key in named:
+        if keys.setdefault(name, key) != key:
+            raise ConfigError(f"{what}: expected a name each, got two called '{name}'; tell them apart with 'name'")
 
 
 def _check_splits(source: Source, splits: tuple[str, ...]) -> None:
@@ -238,12 +251,7 @@ def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) ->
 
 def resolve_reference(reference: str, base: str) -> str:
     """Return a classifier's reference as seen from here; ``module:function`` stays as it is."""
-    return reference if is_function(reference) else resolve(reference, base)
-
-
-def is_function(reference: str) -> bool:
-    """Return whether a reference names a function, ``module:function``, not a file."""
-    return ":" in reference and "/" not in reference and not reference.endswith((".safetensors", ".pt2"))
+    return reference if foreign.is_reference(reference) else resolve(reference, base)
 
 
 def _stem(uri: str) -> str:
@@ -255,8 +263,10 @@ def _initial_key(initial: str) -> str:
 
 
 def _content(reference: str) -> str:
-    """Return what stands for a classifier's content: the hash of a file, the name of a function."""
-    return reference if is_function(reference) else key_of("bytes", {"hex": _sha256(objects.read_uri(reference))})
+    """Return what stands for a classifier's content: the hash of a file, or of the weights a function returns."""
+    if foreign.is_reference(reference):
+        return hash_tensors(foreign.call(reference).state_dict(), reference)
+    return key_of("bytes", {"hex": _sha256(objects.read_uri(reference))})
 
 
 def _sha256(body: bytes) -> str:

@@ -171,8 +171,8 @@ def find(
         TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
     """
     images = arena.images[source]
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: expected 0 to {2**32 - 1}, got {seed}")
+    if not len(images):
+        raise DataError(f"{source}: expected images, got none")
     p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)

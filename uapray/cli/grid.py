@@ -81,36 +81,50 @@ def status(
         str | None, typer.Option(help="Grid file, to tell what is still to do.", show_default=False)
     ] = None,
 ) -> None:
-    """Show what is done, what failed and why, and what is to do.
+    """Show what is done, running, failed and why, and to do, as of each grid's latest run.
 
     Example: uapray status --store results/ --grid jobs/chest_xray.yaml
     """
+    from datetime import UTC, datetime
+
     from uapray.cli import tables
-    from uapray.experiment import standing_rows
+    from uapray.experiment import standing_rows, unmended
     from uapray.query import query
     from uapray.store.results import open_results
+    from uapray.store.runs import run_notes
 
     results = open_results(store)
     done = query(
         results,
         "SELECT grid, count(DISTINCT trial_id) AS trials, count(*) AS rows, max(finished_at) AS latest "
-        "FROM trials GROUP BY grid ORDER BY grid",
+        "FROM trials GROUP BY grid",
     ).to_pylist()
-    failed = query(
-        results,
-        "SELECT grid, step, trial_id, error, message, attempt FROM failures "
-        'WHERE trial_id NOT IN (SELECT trial_id FROM trials) ORDER BY "at" DESC LIMIT 20',
-    ).to_pylist()
-    rows = [
-        [str(one["grid"]), str(one["trials"]), str(one["rows"]), f"{one['latest']:%Y-%m-%d %H:%M} UTC"] for one in done
-    ]
-    tables.show(f"{store}: done", ["grid", "trials", "rows", "latest"], rows)
+    by_grid = {one["grid"]: one for one in done}
+    failed = unmended(results)
+    notes = {note.grid: note for note in run_notes(results.objects)}  # the latest of each
+    rows = []
+    for name in sorted({*by_grid, *notes, *(one["grid"] for one in failed)}):
+        one, note = by_grid.get(name), notes.get(name)
+        running = note is not None and note.running(datetime.now(UTC))
+        rows.append(
+            [
+                name,
+                str(one["trials"] if one else 0),
+                str(note.under_way) if note and running else "0",
+                str(sum(failure["grid"] == name for failure in failed)),
+                "–" if note is None else str(note.to_do),
+                f"{one['rows']}" if one else "0",
+                f"{one['latest']:%Y-%m-%d %H:%M} UTC" if one else "–",
+            ]
+        )
+    columns = ["grid", "trials done", "running", "failed", "to do", "rows", "latest"]
+    tables.show(store, columns, rows)
     if failed:
         why = [
             [one["trial_id"], one["step"], f"{one['error']}: {one['message'][:80]}", str(one["attempt"])]
-            for one in failed
+            for one in failed[:20]
         ]
-        tables.show("failed", ["trial", "step", "why", "attempt"], why)
+        tables.show(f"failed, the latest {len(why)} of {len(failed)}", ["step key", "step", "why", "attempt"], why)
     if grid is not None:
         planned = load_plan(grid)
         left = planned.missing(planned.trials, standing_rows(results))

@@ -143,7 +143,10 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
         name, sign, value = setting.partition("=")
         if not sign:
             raise ConfigError(f"--set: expected NAME=VALUE, got {setting!r}")
-        parsed[name] = yaml.safe_load(value)
+        try:
+            parsed[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {name}: expected a value, got {value!r}") from error
     return parsed
 
 

@@ -54,7 +54,7 @@ def train(
     total = step.recipe.epochs
     with board() as progress, session(address):
         progress.show("training", 0, total)
-        classifier = train_classifier(
+        classifier, _ = train_classifier(
             step,
             images,
             initial,

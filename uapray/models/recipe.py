@@ -1,13 +1,12 @@
 """How a classifier is trained: frozen settings, and two of them by name."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from uapray.config import Settings, parse
+from uapray.config import Settings, nearest, parse
 from uapray.errors import ConfigError
 
 _WARM_UP, _FIRST_SHARE, _LAST_SHARE = 0.3, 0.04, 1e-4  # of a one-cycle schedule (Smith & Topin 2018)
@@ -89,12 +88,13 @@ def recipe_of(named: str | Mapping[str, Any]) -> Recipe:
     """
     if isinstance(named, str):
         if named not in RECIPES:
-            near = difflib.get_close_matches(named, RECIPES, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(RECIPES)}"
-            raise ConfigError(f"unknown recipe '{named}'; {hint}")
+            raise ConfigError(f"unknown recipe '{named}'; {nearest(named, RECIPES)}")
         return RECIPES[named]
     values = dict(named)
-    base = recipe_of(values.pop("base")).model_dump() if "base" in values else {}
+    base_name = values.pop("base", None)
+    if base_name is not None and not isinstance(base_name, str):
+        raise ConfigError(f"recipe: base: expected one of {', '.join(RECIPES)}, got {base_name!r}")
+    base = {} if base_name is None else recipe_of(base_name).model_dump()
     return parse(Recipe, {**base, **values}, origin="recipe")
 
 

@@ -3,14 +3,15 @@
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_EACH = 2
 LARGE_BYTES = 100_000
 NEW_MACHINE_S = 3600.0
+_LOOK_S = 0.5  # between two looks at what may have come
 # The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -37,7 +39,8 @@ class RayPool:
     """Replicas on a cluster. A replica that dies is replaced and its batches are dealt again.
 
     Requests depend on their arguments alone and sums are taken in the order of the batches, so neither the
-    number of replicas nor the death of one changes a bit of any answer. Threads may share a pool.
+    number of replicas nor the death of one changes a bit of any answer. Threads may share a pool. A replica is
+    dealt batches once it is up: while its machine is yet to come, the others do the work.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class RayPool:
         timeout_s: float = 600.0,
         max_deaths: int = 100,
         may_grow: bool = False,
+        while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start the replicas and wait until the models stand.
+        """Start the replicas and wait until the first one is up.
 
         Args:
             module: The classifier; sent to each replica once.
@@ -63,6 +67,7 @@ class RayPool:
             timeout_s: A request that takes longer is given up, and its replica replaced.
             max_deaths: Replicas that may die before the pool gives up.
             may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
+            while_waiting: Called twice a second until the first replica is up; it may raise to give up.
 
         Raises:
             ConfigError: If the cluster cannot hold the replicas, now or ever.
@@ -83,19 +88,18 @@ class RayPool:
         self._decks = {name: ray.put(images) for name, images in decks.items()}
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._timeout_s = timeout_s
+        self._start_s = NEW_MACHINE_S if may_grow else timeout_s
         self._deaths_left = max_deaths
         self._turn = threading.Condition()
-        self._load: dict[Any, int] = {}
-        for _ in range(replicas):
-            self._load[self._spawn()] = 0
+        self._load: dict[Any, int] = {}  # requests under way, by replica
+        self._coming: dict[Any, Any] = {}  # replicas not up yet, by what tells that they are
         try:
-            ray.get(
-                [replica.__ray_ready__.remote() for replica in self._load],
-                timeout=NEW_MACHINE_S if may_grow else timeout_s,
-            )
-        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            for _ in range(replicas):
+                self._spawn()
+            self._wait_for_first(while_waiting)
+        except BaseException:
             self.close()
-            raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
+            raise
 
     def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
@@ -110,19 +114,34 @@ class RayPool:
         return np.concatenate([part for answer in answers for part in answer])
 
     def replicas(self) -> list[Any]:
-        """Return the handles of the actors alive now."""
+        """Return the handles of the actors, those included that are not up yet."""
         with self._turn:
-            return list(self._load)
+            return [*self._load, *self._coming.values()]
 
     def close(self) -> None:
         """End the replicas and free their resources."""
         with self._turn:
-            for replica in self._load:
+            for replica in (*self._load, *self._coming.values()):
                 ray.kill(replica)
-            self._load = {}
+            self._load, self._coming = {}, {}
 
-    def _spawn(self) -> Any:
-        return self._make.remote(self._module, list(self._decks), *self._decks.values(), **self._settings)
+    def _spawn(self) -> None:
+        replica = self._make.remote(self._module, list(self._decks), *self._decks.values(), **self._settings)
+        self._coming[replica.__ray_ready__.remote()] = replica
+
+    def _wait_for_first(self, while_waiting: Callable[[], None]) -> None:
+        deadline = time.monotonic() + self._start_s
+        while not self._load:
+            ready, _ = ray.wait(list(self._coming), num_returns=1, timeout=_LOOK_S)
+            for up in ready:
+                try:
+                    ray.get(up)
+                except RayError as error:
+                    raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
+                self._load[self._coming.pop(up)] = 0
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the replicas did not start within {self._start_s:.0f} s")
+            while_waiting()
 
     def _ask(self, method: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send each request to the least busy replica and return the answers in the order of the requests."""
@@ -139,11 +158,12 @@ class RayPool:
                 index, replica = under_way[answer]
                 try:
                     answers[index] = ray.get(answer, timeout=None if ready else 0)
-                except (RayActorError, GetTimeoutError) as error:
+                except RayError as error:
+                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    if not isinstance(cause, RayError):  # what the replica itself raised, without Ray's traceback
+                        raise cause from error
                     waiting.appendleft(index)
-                    self._replace(replica, error)
-                except RayTaskError as error:  # what the replica itself raised, without Ray's traceback
-                    raise error.cause from error
+                    self._replace(replica, cause)
                 del under_way[answer]
                 self._give_back(replica)
         finally:
@@ -153,17 +173,32 @@ class RayPool:
 
     def _take(self, *, wait: bool) -> Any:
         """Return the least busy replica, or None when all are busy and we are not to wait."""
+        deadline = time.monotonic() + self._start_s
         with self._turn:
             while True:
+                self._welcome()
                 replica = min(self._load, key=self._load.__getitem__, default=None)
                 if replica is not None and self._load[replica] < IN_FLIGHT_EACH:
                     self._load[replica] += 1
                     return replica
-                if replica is None:
+                if not self._load and (not self._coming or time.monotonic() > deadline):
                     raise ClusterError("no replica is left; the cluster lost them faster than they could be replaced")
                 if not wait:
                     return None
-                self._turn.wait()
+                self._turn.wait(_LOOK_S)
+
+    def _welcome(self) -> None:
+        """Take in the replicas that came up; called with the turn held."""
+        if self._coming:
+            ready, _ = ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
+            for up in ready:
+                replica = self._coming.pop(up)
+                try:
+                    ray.get(up)
+                except RayError as error:
+                    self._lose(replica, error)
+                else:
+                    self._load[replica] = 0
 
     def _give_back(self, replica: Any) -> None:
         with self._turn:
@@ -174,18 +209,18 @@ class RayPool:
     def _replace(self, replica: Any, error: Exception) -> None:
         """Put a new replica in the place of a dead one; once, however many of its requests were lost."""
         with self._turn:
-            if replica not in self._load:
-                return
-            del self._load[replica]
-            self._deaths_left -= 1
-            if self._deaths_left < 0:
-                self._turn.notify_all()
-                raise ClusterError(f"too many replicas died; the last one: {_first_line(error)}") from error
-            log.warning("a replica was lost and is replaced: %s", _first_line(error))
-            with contextlib.suppress(Exception):
-                ray.kill(replica)
-            self._load[self._spawn()] = 0
-            self._turn.notify_all()
+            if self._load.pop(replica, None) is not None:
+                self._lose(replica, error)
+
+    def _lose(self, replica: Any, error: Exception) -> None:
+        self._turn.notify_all()
+        self._deaths_left -= 1
+        if self._deaths_left < 0:
+            raise ClusterError(f"too many replicas died; the last one: {_first_line(error)}") from error
+        log.warning("a replica was lost and is replaced: %s", _first_line(error))
+        with contextlib.suppress(Exception):
+            ray.kill(replica)
+        self._spawn()
 
 
 class _Host:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ class Results:
             StoreError: If the table is unknown, or an object is damaged (it is named).
         """
         schema, prefix = _schema_of(table), f"{table}/" if grid is None else _folder(table, grid)
-        keys = [key for key in self.objects.keys(prefix) if _is_rows(key)]
+        keys = _each_step_once(key for key in self.objects.keys(prefix) if _is_rows(key))
         format_ = ds.ParquetFileFormat()
         fragments = [
             format_.make_fragment(
@@ -164,6 +164,11 @@ def _part(name: str) -> str:
 
 def _folder(table: str, grid: str) -> str:
     return f"{table}/grid={_part(grid)}/"
+
+
+def _each_step_once(keys: Iterable[str]) -> list[str]:
+    """Keep the first grid's object of each step: two grids that ran the same step wrote the same rows."""
+    return list({key.rpartition("/")[2]: key for key in reversed(list(keys))}.values())[::-1]
 
 
 def _is_rows(key: str) -> bool:
