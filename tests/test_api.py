@@ -235,3 +235,47 @@ def test_images_that_are_black_and_white_only_can_be_perturbed() -> None:
     pixels = np.where(grey_levels(40) > 128, 255, 0).astype(np.uint8)
     result = uapray.perturb(SmallCNN(classes=2), image_set(40, pixels=pixels), zeta=0.1, **QUICK)
     assert float(result.perturbation.abs().max()) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"budget": {"max_epochs": 1}}, "unknown key 'budget'"),
+        ({"seed": -1}, "seed"),
+        ({"seed": "a"}, "seed"),
+        ({"replicas": 0}, "replicas"),
+        ({"gpus": -1}, "gpus"),
+        ({"pool": "cluster"}, "'local' or 'ray', got 'cluster'"),
+        ({"target": True}, "expected a class name or 0 to 1, got True"),
+        ({"target": 2}, "expected a class name or 0 to 1, got 2"),
+    ],
+)
+def test_each_wrong_argument_gets_its_sentence(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        uapray.perturb(SmallCNN(classes=2), image_set(40), **(QUICK | wrong))
+    assert said in str(caught.value)
+
+
+def test_a_target_may_be_a_number_of_numpy() -> None:
+    images = image_set(40)
+    one, other = (
+        uapray.perturb(SmallCNN(classes=2), images, target=target, **QUICK).perturbation for target in (1, np.int64(1))
+    )
+    assert torch.equal(one, other)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(DataError, match="expected images, got none"):
+        uapray.perturb(SmallCNN(classes=2), image_set(40).select(np.arange(0)), xi=0.1)
+
+
+def test_a_module_is_left_in_the_mode_it_was_in_part_by_part() -> None:
+    module = SmallCNN(classes=2).train()
+    module.norm.eval()
+    uapray.perturb(module, image_set(40), **QUICK)
+    assert module.training
+    assert module.first.training
+    assert not module.norm.training
+    with pytest.raises(ClassifierError):
+        uapray.perturb(module, image_set(40, classes=3), **QUICK)
+    assert module.training

@@ -128,6 +128,8 @@ def test_a_key_of_the_budget_among_those_of_a_rule_is_not_proposed_as_itself() -
         ),
         ({"classifiers": [{"architecture": "x", "recipe": "papes"}]}, "unknown recipe 'papes'; did you mean 'papers'?"),
         ({"examples": -1}, "examples"),
+        ({"data": [{"uri": "x", "size": 4}]}, "size"),
+        ({"classifiers": [{"architecture": "x", "recipe": {"base": 7}}]}, "expected one of papers, quick, got 7"),
     ],
 )
 def test_each_mistake_gets_its_sentence(changes: dict[str, Any], text: str) -> None:
@@ -141,6 +143,8 @@ def test_each_mistake_gets_its_sentence(changes: dict[str, Any], text: str) -> N
         ("- a\n- b\n", "expected a mapping with name, data and classifiers, got list"),
         ("name: [", "not YAML"),
         ("name: !!python/object:os.system x", "not YAML"),
+        ("name: x\nzetas: [0.04]\nzetas: [0.08]\n", "the key 'zetas' is there twice"),
+        ("name: x\nbudget: {max_epochs: 1, max_epochs: 2}\n", "the key 'max_epochs' is there twice"),
         ("name: x\n", "data: Field required"),
     ],
 )

@@ -1,3 +1,6 @@
+import importlib
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,9 @@ def test_identifiers_of_this_version() -> None:
     """What stands in stores was written under these: change them on purpose only, with a line in CHANGELOG.md."""
     spgd, random = plan().trials
     assert (spgd.search.rule, random.search.rule) == ("spgd", "random")
-    assert spgd.source.key == "600e2c4a5b342c663d7b"
-    assert spgd.victim.key == "93942a049366f0298f8b"
-    assert [spgd.trial_id, random.trial_id] == ["c2abc51aa624d3446955", "13dc0833fed179331b3b"]
+    assert spgd.source.key == "d4bcc3a518f7af8aee1d"
+    assert spgd.victim.key == "2fe69898f62dba6071f3"
+    assert [spgd.trial_id, random.trial_id] == ["9372d2f957227f27537e", "c5ef1b464ce9d4413a41"]
 
 
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:
@@ -148,12 +151,6 @@ def test_the_same_weights_are_the_same_classifier_wherever_they_lie(tmp_path: Pa
         victim("missing")
 
 
-def test_a_function_is_known_by_its_name() -> None:
-    (victim,) = plan("/somewhere", classifiers=[{"weights": "package.module:function"}]).victims
-    assert victim.reference == "package.module:function"
-    assert len(victim.key) == 20
-
-
 def test_duplicates_collapse() -> None:
     doubled = plan(
         data=[{"uri": "chest.parquet"}] * 2,
@@ -225,7 +222,7 @@ def test_relative_paths_of_data_and_weights_are_resolved(tmp_path: Path) -> None
 def test_trials_that_share_classifier_and_data_come_together() -> None:
     both = plan(
         data=[{"uri": "chest.parquet"}, {"uri": "chest.parquet", "size": 32, "name": "small"}],
-        classifiers=[{"weights": "package.module:function"}],
+        classifiers=[{"weights": "foreign_victims:indifferent"}],
         seeds=[0, 1],
     )
     groups = list(both.groups())
@@ -245,3 +242,38 @@ def test_image_gradients_are_estimated_before_the_run() -> None:
     assert random.image_gradients() == 0
     (limited, _) = plan(budget={"max_image_gradients": 100}).trials
     assert limited.image_gradients() == 100
+
+
+def test_the_names_of_the_classes_are_part_of_what_images_are() -> None:
+    grid = parse_grid(
+        "{name: g, data: [{uri: x.parquet}], classifiers: [{weights: 'foreign_victims:bright'}]}", origin=""
+    )
+    one, other = (
+        plan_grid(grid, opened=lambda uri, names=names: data_set(uri, classes=names)).trials[0].trial_id
+        for names in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL"))
+    )
+    assert one != other
+
+
+def test_a_function_is_known_by_the_weights_that_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for weight in (1, 1, 2):
+        (tmp_path / "changing_victim.py").write_text(
+            "import torch\n\ndef build():\n    module = torch.nn.Linear(2, 2, bias=False)\n"
+            f"    torch.nn.init.constant_(module.weight, {weight})\n    return module\n"
+        )
+        monkeypatch.delitem(sys.modules, "changing_victim", raising=False)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        keys.append(plan(classifiers=[{"weights": "changing_victim:build"}]).victims[0].key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_two_things_of_one_name_are_refused() -> None:
+    recipes = [{**TRAIN[0], "recipe": {"base": "quick", "epochs": epochs}} for epochs in (1, 2)]
+    with pytest.raises(ConfigError, match="two called 'small-cnn-random'; tell them apart with 'name'"):
+        plan(classifiers=recipes)
+    with pytest.raises(ConfigError, match="two called 'chest'"):
+        plan(data=[{"uri": "chest.parquet"}, {"uri": "chest.parquet", "size": 32}])
+    assert len(plan(classifiers=[TRAIN[0], TRAIN[0]]).victims) == 1

@@ -260,7 +260,7 @@ def search_settings(rule: str, settings: dict[str, Any]) -> Search:
     named = Search.model_fields.keys() - {"rule", "budget"}
     for name in settings:
         if name not in named and name not in Budget.model_fields:
-            raise ConfigError(f"{rule}: unknown setting '{name}'; {nearest(name, named | Budget.model_fields.keys())}")
+            raise ConfigError(f"{rule}: unknown key '{name}'; {nearest(name, named | Budget.model_fields.keys())}")
     budget = {name: value for name, value in settings.items() if name in Budget.model_fields}
     other = {name: value for name, value in settings.items() if name in named}
     values: dict[str, Any] = {"rule": rule, **other}

@@ -227,18 +227,17 @@ def _splits(source: Source, judged: Sequence[str]) -> list[str]:
 
 
 def _sample(source: Source, judged: Sequence[str]) -> ImageSet:
-    """Decode all that a grid needs of a data set, and keep two images that stand for it.
+    """Decode all that a grid needs of a data set, and return two images that stand for it.
 
     Raises:
         DataError: If a picture is damaged or of another size than the others.
     """
-    kept: dict[str, ImageSet] = {}
-    for split in _splits(source, judged):
-        images = source.images(split)
-        kept[split] = images.select(np.arange(min(2, len(images))))
-        if images.size != kept["train" if "train" in kept else split].size:
-            raise DataError(f"{source.name}: expected one size, got others in split {split}; name a 'size'")
-    return kept["train"]
+    kept = {split: source.images(split) for split in _splits(source, judged)}
+    sizes = {split: f"{images.size[0]}x{images.size[1]} px" for split, images in kept.items()}
+    if len(set(sizes.values())) > 1:
+        came = ", ".join(f"{split} {size}" for split, size in sizes.items())
+        raise DataError(f"{source.name}: expected splits of one size, got {came}; name a 'size' to bring them to")
+    return kept["train"].select(np.arange(min(2, len(kept["train"]))))
 
 
 @contextmanager

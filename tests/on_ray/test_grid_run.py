@@ -145,7 +145,7 @@ def test_the_same_rows_in_s3(undisturbed: Results, on_seaweedfs: S3Server) -> No
 
 
 def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
-    values = GRID.replace("architecture: tiny-cnn", "weights: indifferent:classifier").replace(
+    values = GRID.replace("architecture: tiny-cnn", "weights: foreign_victims:indifferent").replace(
         "    initial_weights: random\n    recipe: {base: quick, epochs: 2}\n", ""
     )
     plan = plan_grid(parse_grid(values, origin="test"))

@@ -258,3 +258,13 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
     results = open_results(str(tmp_path / "store"))
     assert results.objects == open_objects(str(tmp_path / "store"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_two_grids_ran_counts_once(tmp_path: Path) -> None:
+    results = open_results(str(tmp_path))
+    for grid in ("a", "b"):
+        results.write_rows("flows", grid, "shared", [FLOW])
+        results.write_rows("flows", grid, f"only in {grid}", [FLOW])
+    rows = results.rows("flows").to_pylist()
+    assert sorted(row["grid"] for row in rows) == ["a", "a", "b"]
+    assert results.rows("flows", "b").num_rows == 2, "asked for one grid, its own rows are all there"

@@ -63,4 +63,5 @@ def _folded(results: Results, table: str) -> Iterator[tuple[str, bytes]]:
         body = io.BytesIO()
         of_grid = rows.filter(pc.equal(rows["grid"], grid)).drop_columns("grid")
         pq.write_table(of_grid, body, compression="none")
-        yield f"{table}/grid={quote(grid, safe=' ')}/all.parquet", body.getvalue()
+        name = quote(grid, safe=" ")
+        yield f"{table}/grid={name}/all of {name}.parquet", body.getvalue()
