@@ -2,10 +2,12 @@
 
     python benchmarks/against_art.py --data 'chest_xray_224_*.parquet' [--seeds 3] [--passes 6]
 
-500 chest X-rays at 64 px, a small classifier, linf 4/255, FGSM inside with eps/4 (the best for ART of those we
-tried) as an ordinary user of ART would run it. Printed: ART's best rate over its passes and the CPU seconds up
-to that pass, ours (default settings) until the first perturbation that does better on the same source images,
-and both held-out rates on the test split after clipping. CPU seconds, since they are less noisy than wall time.
+500 chest X-rays at 64 px; a classifier of three convolutions, 24 thousand weights, trained on these images without
+augmentation (with it a classifier of that size is hardly fooled, by either); linf 4/255, FGSM inside with eps/4 (the
+best for ART of those we tried) as an ordinary user of ART would run it. Printed: ART's best rate over its passes and
+the CPU seconds up to that pass, ours (default settings) until the first perturbation that does as well on the same
+source images, and both held-out rates on the test split after clipping. CPU seconds, since they are less noisy than
+wall time.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import uapray
 from uapray.config import Budget, Search, Threat
@@ -25,7 +28,6 @@ from uapray.experiment import Resources, open_pool
 from uapray.models.recipe import recipe_of
 from uapray.models.training import fit
 from uapray.models.weights import wrap_module
-from uapray.models.zoo import build
 from uapray.trial import Arena, find
 
 SIZE = (64, 64)
@@ -39,19 +41,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=6)
-    parser.add_argument("--architecture", default="tiny-cnn")
     asked = parser.parse_args()
     torch.set_num_threads(1)
 
     train = uapray.load_images(asked.data, "train", SIZE)
     test = uapray.load_images(asked.data, "test", SIZE)
-    module = trained(asked.architecture, train)
     rows = np.random.default_rng(0).permutation(len(train))[:SOURCE_IMAGES]
     source = train.select(np.sort(rows))
+    module = trained(source)
     accuracy = float(np.mean(predictions(module, test, None) == test.labels))
-    print(
-        f"{asked.architecture}: clean accuracy {accuracy:.3f} on {len(test)} test images; {len(source)} source images"
-    )
+    print(f"clean accuracy {accuracy:.3f} on {len(test)} test images; {len(source)} source images")
 
     ratios = []
     for seed in range(asked.seeds):
@@ -68,15 +67,33 @@ def main() -> None:
     print(f"median of uapray's time / ART's time: {statistics.median(ratios):.3f}   (aim: at most 0.10)")
 
 
-def trained(architecture: str, train: ImageSet) -> torch.nn.Module:
-    """Return the victim, trained on the whole train split."""
-    module = build(architecture, classes=len(train.class_names), channels=train.channels, size=SIZE)
-    rest, held = hold_out(train, 0.1, 0)
-    fit(module, rest, held, recipe_of("quick"), seed=0)
+class Victim(nn.Module):
+    """Three convolutions with batch norm and the mean over the picture: [0, 1] pixels to logits."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for taken, made in ((channels, 16), (16, 32), (32, 64)):
+            convolution = nn.Conv2d(taken, made, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(made), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features, self.last = nn.Sequential(*layers), nn.Linear(64, classes)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(n, classes)``."""
+        logits: torch.Tensor = self.last(self.features((pixels - 0.5) / 0.25).mean((2, 3)))
+        return logits
+
+
+def trained(source: ImageSet) -> nn.Module:
+    """Return the victim, trained on the source images."""
+    torch.manual_seed(0)
+    module = Victim(source.channels, len(source.class_names))
+    rest, held = hold_out(source, 0.1, 0)
+    fit(module, rest, held, recipe_of({"base": "quick", "rotation_degrees": 0, "shift_share": 0}), seed=0)
     return module.eval()
 
 
-def predictions(module: torch.nn.Module, images: ImageSet, v: torch.Tensor | None) -> np.ndarray:
+def predictions(module: nn.Module, images: ImageSet, v: torch.Tensor | None) -> np.ndarray:
     """Return predicted classes after clipping."""
     with torch.inference_mode():
         pixels = torch.from_numpy(images.images.copy()).permute(0, 3, 1, 2).float() / 255
@@ -85,12 +102,12 @@ def predictions(module: torch.nn.Module, images: ImageSet, v: torch.Tensor | Non
         return torch.cat([module(part).argmax(1) for part in pixels.split(64)]).numpy()
 
 
-def fooled(module: torch.nn.Module, images: ImageSet, v: torch.Tensor) -> float:
+def fooled(module: nn.Module, images: ImageSet, v: torch.Tensor) -> float:
     """Return the fooling rate."""
     return float(np.mean(predictions(module, images, v) != predictions(module, images, None)))
 
 
-def run_art(module: torch.nn.Module, source: ImageSet, test: ImageSet, seed: int, passes: int) -> dict[str, float]:
+def run_art(module: nn.Module, source: ImageSet, test: ImageSet, seed: int, passes: int) -> dict[str, float]:
     """Let ART search and keep its best pass, which ART itself would not: it hands out the last."""
     from art.attacks.evasion import UniversalPerturbation
     from art.estimators.classification import PyTorchClassifier
@@ -137,7 +154,7 @@ def run_art(module: torch.nn.Module, source: ImageSet, test: ImageSet, seed: int
     return {"source": rate, "test": held_out, "seconds": -seconds}
 
 
-def run_uapray(module: torch.nn.Module, source: ImageSet, test: ImageSet, seed: int, beat: float) -> dict[str, float]:
+def run_uapray(module: nn.Module, source: ImageSet, test: ImageSet, seed: int, beat: float) -> dict[str, float]:
     """Search with default settings; note when a perturbation first reaches ART's rate on the source images."""
     classifier = wrap_module(module, source.class_names, source.channels, SIZE)
     reached: dict[str, float] = {}

@@ -219,3 +219,46 @@ def test_a_model_that_is_not_there_and_an_output_of_another_kind(tmp_path: Path,
 
 def test_sql_that_writes(tmp_path: Path, refused: Said) -> None:
     assert "read-only" in refused("query", "--store", tmp_path, "DROP TABLE trials")
+
+
+def test_settings_of_a_search_that_are_none(tmp_path: Path, refused: Said, data: Path) -> None:
+    words = ("perturb", "--model", "no.such:function", "--data", data, "--out", tmp_path / "v.safetensors")
+    assert "unknown key 'seed'" in refused(*words, "--set", "seed=3")
+    assert "did you mean 'max_epochs'" in refused(*words, "--set", "max_epoch=3")
+    assert "--set max_epochs" in refused(*words, "--set", "max_epochs=[")
+
+
+def test_a_place_that_takes_no_output_is_told_before_the_work(tmp_path: Path, refused: Said, data: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for verb in ("perturb", "train"):
+        model = ("--model", "no.such:function") if verb == "perturb" else ("--architecture", "tiny-cnn")
+        said = refused(verb, *model, "--data", data, "--out", tmp_path / "file" / "x.safetensors")
+        assert "expected a folder, found a file" in said
+
+
+def test_recipes_that_are_none(tmp_path: Path, refused: Said, data: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    for text, told in (("a: [", "not YAML"), ("- 1", "expected a mapping"), ("base: 7", "expected one of papers")):
+        recipe.write_text(text)
+        said = refused("train", "--data", data, "--recipe", recipe, "--out", tmp_path / "x.safetensors")
+        assert told in said
+
+
+def test_training_without_a_split_to_learn_from(tmp_path: Path, refused: Said, data: Path) -> None:
+    changed(data, "split", lambda _row, _split: "val")
+    said = refused("train", "--data", data, "--architecture", "tiny-cnn", "--out", tmp_path / "x.safetensors")
+    assert "expected a split 'train'" in said
+
+
+def test_arrays_that_are_no_perturbation(tmp_path: Path, refused: Said, data: Path) -> None:
+    words = ("--model", "foreign_victims:bright", "--data", data)
+    path = tmp_path / "v.npy"
+    path.write_bytes(b"")
+    assert "expected a .npy array" in refused("evaluate", path, *words)
+    for array, told in (
+        (np.array(["a"]), "real numbers"),
+        (np.full((1, 32, 32), 8, np.uint8), "--scale"),
+        (np.zeros((1, 5, 5)), "got (1, 5, 5)"),
+    ):
+        np.save(path, array)
+        assert told in refused("evaluate", path, *words)

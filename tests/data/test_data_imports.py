@@ -1,5 +1,6 @@
 import csv
 import io
+import pathlib
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from uapray.data.dataset import open_data
 from uapray.data.imports import import_data
-from uapray.errors import DataError
+from uapray.errors import DataError, StoreError
 
 
 def picture(seed, kind="PNG", shape=(12, 10)):
@@ -133,7 +134,7 @@ def test_destination(classes, tmp_path):
     [
         ({"group_pattern": "("}, "expected a regular expression"),
         ({"group_pattern": "patient"}, r"expected a \(group\)"),
-        ({"group_pattern": "(zz)"}, "matches no file name"),
+        ({"group_pattern": "(zz)"}, "finds no patient in 40 of 40 file names"),
         ({"test_share": 0.7, "val_share": 0.4}, "below 1 together"),
         ({"test_share": -0.1}, "share to hold out"),
         ({"kind": "tar"}, "one of the kinds"),
@@ -258,7 +259,7 @@ def test_npz_without_names_and_flat_labels(tmp_path):
         ({"train_images": np.zeros((12, 28, 28, 28), np.uint8)}, r"expected train_images uint8 \(n, h, w\)"),
         ({"train_images": np.zeros((12, 28, 28), np.float32)}, "got float32"),
         ({"train_labels": np.zeros(3, np.uint8)}, "one for each of 12"),
-        ({"train_labels": np.full((12, 1), 7, np.uint8)}, "from 0 to 2, got 7"),
+        ({"train_labels": np.full((12, 1), 7, np.uint8)}, "from 0 to 2, got 0 to 7"),
     ],
 )
 def test_npz_mistakes(tmp_path, changes, text):
@@ -396,3 +397,69 @@ def test_to_s3_and_back(classes, monkeypatch):
             import_data(str(classes), "s3://images/sets/made_1.parquet")
     finally:
         server.stop()
+
+
+def test_splits_beside_classes_are_refused(tmp_path: pathlib.Path) -> None:
+    for name in ("train/ILL", "train/WELL", "test/ILL", "test/WELL", "chest_xray/train"):
+        (tmp_path / "zip" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "zip" / name / "a.png")
+    with pytest.raises(DataError, match="got test, train beside chest_xray"):
+        import_data(str(tmp_path / "zip"), str(tmp_path / "out.parquet"))
+
+
+def test_copies_in_hidden_folders_are_passed_over(tmp_path: pathlib.Path) -> None:
+    for name in ("ILL", "WELL", "ILL/.ipynb_checkpoints"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (8, 8), number).save(tmp_path / "scans" / name / f"{number}.png")
+    assert import_data(str(tmp_path / "scans"), str(tmp_path / "out.parquet")).images == 6
+
+
+def test_a_pattern_that_misses_some_names_is_refused(tmp_path: pathlib.Path) -> None:
+    for name in ("ILL/p1_a.png", "ILL/p1_b.png", "WELL/p2_a.png", "WELL/scan.png"):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / "scans" / name)
+    with pytest.raises(DataError, match=r"finds no patient in 1 of 4 file names, the first WELL/scan.png"):
+        import_data(str(tmp_path / "scans"), str(tmp_path / "out.parquet"), group_pattern=r"(p\d+)_")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.array([[0.6], [1.6]] * 6), "whole numbers, got float64"),
+        (np.array([["a"], ["b"]] * 6), "whole numbers, got <U1"),
+        (np.array([[-1], [1]] * 6), "got -1 to 1"),
+        (np.array([[0], [10**9]] * 6), "got 0 to 1000000000"),
+        (np.array(3), "one for each"),
+    ],
+)
+def test_labels_of_other_kinds_are_refused(tmp_path: pathlib.Path, labels: np.ndarray, said: str) -> None:
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((12, 8, 8), np.uint8), train_labels=labels)
+    with pytest.raises(DataError, match=said):
+        import_data(str(tmp_path / "x.npz"), str(tmp_path / "out.parquet"))
+
+
+def test_deep_pictures_of_a_set_are_scaled_alike(tmp_path: pathlib.Path) -> None:
+    for name, brightest in (("ILL/dim", 4000), ("ILL/bright", 60000), ("WELL/dim", 4000), ("WELL/bright", 60000)):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8), 2000, np.uint16)
+        pixels[0, 0] = brightest
+        Image.fromarray(pixels).save(tmp_path / "scans" / f"{name}.png")
+    import_data(str(tmp_path / "scans"), str(tmp_path / "out.parquet"))
+    data = open_data(str(tmp_path / "out.parquet"))
+    pixels = [data.images(split).images[:, 1:].ravel() for split in data.splits()]
+    assert set(np.concatenate(pixels).tolist()) == {round(2000 / 65535 * 255)}
+
+
+def test_dicom_beside_other_pictures_needs_a_word(tmp_path: pathlib.Path) -> None:
+    for name in ("ILL/a.png", "WELL/b.dcm"):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True)
+        (tmp_path / "scans" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="--kind dicom or folder"):
+        import_data(str(tmp_path / "scans"), str(tmp_path / "out.parquet"))
+
+
+def test_a_destination_that_cannot_be_written_is_told_before_the_work(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="expected a folder, found a file"):
+        import_data(str(tmp_path / "nothing"), str(tmp_path / "file" / "out.parquet"))

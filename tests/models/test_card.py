@@ -31,7 +31,7 @@ def test_what_fits_fits(image_set: Callable[..., ImageSet]) -> None:
         ({"channels": 3}, "expected 3 channels as tiny-cnn takes, got 1 channel;"),
         (
             {"size": (32, 48)},
-            "expected images of 32x48 px as tiny-cnn takes, got 32x32 px; load them with size=32,48",
+            "expected images of 32x48 px as tiny-cnn takes, got 32x32 px; bring them to that size",
         ),
         ({"class_names": ("lying", "upright")}, r"\(lying, upright\), got upright, lying;"),
         (

@@ -56,7 +56,10 @@ def test_a_function_in_the_working_folder_is_called(package: str, tmp_path: path
     changed = wrap_module(loaded.module, channels=3, size=(4, 4), architecture=f"{package}:build")
     assert changed.sha256 != loaded.sha256
     save_classifier(changed, str(tmp_path / "hardened.safetensors"))
-    assert load_classifier(str(tmp_path / "hardened.safetensors")).sha256 == changed.sha256
+    with pytest.raises(ClassifierError, match=r"its card names the function .*, which no file may have called"):
+        load_classifier(str(tmp_path / "hardened.safetensors"))
+    trusted = load_classifier(str(tmp_path / "hardened.safetensors"), architecture=f"{package}:build")
+    assert trusted.sha256 == changed.sha256
 
 
 @pytest.mark.parametrize(

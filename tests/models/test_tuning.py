@@ -25,7 +25,8 @@ def gradient(module: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def check_alike(module: nn.Module, tuned: nn.Module, pixels: Tensor) -> None:
-    torch.testing.assert_close(tuned(pixels), module(pixels), rtol=1e-3, atol=1e-4)
+    # Loose: a hundred layers of float32 add up; the test in float64 below is the sharp one.
+    torch.testing.assert_close(tuned(pixels), module(pixels), rtol=5e-3, atol=1e-4)
     expected = gradient(module, pixels)
     # In the norm: a unit whose input is within rounding of zero may have the other of ReLU's two slopes.
     assert (gradient(tuned, pixels) - expected).norm() <= 0.02 * expected.norm()

@@ -148,7 +148,7 @@ def test_plain_weights_need_to_be_said_what_they_are(tmp_path: pathlib.Path) -> 
     source = build("resnet18", classes=3, channels=3, size=(32, 32), seed=8)
     uri = str(tmp_path / "w.safetensors")
     safetensors.torch.save_file(source.backbone.state_dict(), uri)
-    with pytest.raises(ClassifierError, match="say what they are: architecture, class names, channels, size"):
+    with pytest.raises(ClassifierError, match=r"say in Python what they are: uapray.load_classifier\(…, architecture="):
         load_classifier(uri)
     names = ("a", "b", "c")
     loaded = load_classifier(uri, architecture="ResNet18", class_names=names, channels=3, size=(32, 32))
@@ -200,3 +200,18 @@ def test_the_hash_sees_names_types_shapes_and_values_but_not_memory() -> None:
         {"a": one["a"] + 1},
     ]
     assert len({hash_tensors(each) for each in [one, *others]}) == 5
+
+
+def test_a_card_calls_no_function(tmp_path: pathlib.Path) -> None:
+    card = Card(architecture="os:abort", class_names=("a", "b"), channels=1, size=(8, 8), initial_weights="random")
+    body = safetensors.torch.save({"w": torch.zeros(1)}, {"uapray_card": card.model_dump_json()})
+    (tmp_path / "x.safetensors").write_bytes(body)
+    with pytest.raises(ClassifierError, match="its card names the function os:abort"):
+        load_classifier(str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: pathlib.Path, value: float) -> None:
+    (tmp_path / "x.safetensors").write_bytes(safetensors.torch.save({"w": torch.tensor([0.0, value])}))
+    with pytest.raises(ClassifierError, match="expected finite weights, got NaN or infinity in w"):
+        load_classifier(str(tmp_path / "x.safetensors"))

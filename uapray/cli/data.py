@@ -23,7 +23,11 @@ def import_(
         str | None,
         typer.Option(help="Pattern on file names whose first group is the patient.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Classes in the order of their labels: A,B,C; default: sorted.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the destination.")] = False,
 ) -> None:
     """Make one data set file; every picture is checked before anything is written."""
@@ -38,6 +42,7 @@ def import_(
             test_share=test_share,
             val_share=val_share,
             group_pattern=group_pattern,
+            class_names=None if classes is None else [name.strip() for name in classes.split(",")],
             seed=seed,
             overwrite=overwrite,
             progress=lambda done, total: progress.show("checking pictures", done, total),
@@ -56,6 +61,7 @@ def fetch(
     base_url: Annotated[
         str | None, typer.Option(help="A mirror; default: the authors' record.", show_default=False)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the destination.")] = False,
 ) -> None:
     """Fetch a public data set by name; checked, cached, resumed where it broke off."""
     from uapray.cli.progress import board
@@ -67,6 +73,7 @@ def fetch(
             out or f"{name}_{size}.parquet",
             size=size,
             base_url=base_url,
+            overwrite=overwrite,
             progress=lambda done, total: progress.show(f"fetching {name}", done, total),
         )
     _show(destination)
@@ -84,7 +91,8 @@ def _show(uri: str, expected: int | None = None) -> None:
     from collections import Counter
 
     from uapray.cli import tables
-    from uapray.data.dataset import open_data, shared_groups
+    from uapray.cli.leaks import tell_shared_patients
+    from uapray.data.dataset import open_data
     from uapray.data.overview import overview
 
     data = open_data(uri)
@@ -92,19 +100,18 @@ def _show(uri: str, expected: int | None = None) -> None:
     splits = data.splits()
     counted = Counter(zip(data.table["split"].to_pylist(), data.table["label"].to_pylist(), strict=True))
     rows = [[name, *(str(counted[split, index]) for split in splits)] for index, name in enumerate(data.class_names)]
-    rows.append(["all", *(str(sum(counted[split, i] for i in range(len(data.class_names)))) for split in splits)])
+    in_all = Counter(data.table["split"].to_pylist())
+    unlabelled = [str(counted[split, None] + counted[split, -1]) for split in splits]
+    if any(number != "0" for number in unlabelled):
+        rows.append(["(no label)", *unlabelled])
+    rows.append(["all", *(str(in_all[split]) for split in splits)])
+    patients = len(set(data.table["group"].to_pylist()) - {None})
     facts = overview(data)
     note = (
         f"{data.table.num_rows} images, {facts.channels} channel{'s' if facts.channels > 1 else ''}, "
         f"{facts.sizes}; mean norm of an image: l2 {facts.mean_l2:.2f}, linf {facts.mean_linf:.3f} (pixels in [0, 1])\n"
+        f"{f'{patients} patients' if patients else 'patients unknown: that splits share none cannot be told'}; "
         f"content sha256 {data.sha256}"
     )
     tables.show(f"{data.name}: images by class and split", ["class", *splits], rows, note)
-    for (one, other), count in shared_groups(data).items():
-        if count:
-            typer.secho(
-                f"WARNING: {count} patients are in both '{one}' and '{other}': figures on '{other}' will be too good",
-                fg="red",
-                bold=True,
-                err=True,
-            )
+    tell_shared_patients(data)

@@ -36,7 +36,7 @@ def perturb(
         typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False),
     ] = None,
     target: Target = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal bits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bits.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +68,8 @@ def perturb(
     if not out.endswith(".safetensors"):
         raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
     chosen = _parsed(settings or [])
+    api.search_settings(rule, chosen)
+    objects.check_uri(out)
     classifier, (source, judged_on) = _load(model, data, ("train", split), size)
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
@@ -108,21 +110,29 @@ def evaluate(
     Example: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --size 96
     """
     from uapray import api
+    from uapray.errors import ConfigError
 
     classifier, (images,) = _load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
+    if abs(v).max() > 1:
+        raise ConfigError(
+            f"{perturbation}: expected pixel units, at most 1, got {abs(v).max():.3g}; "
+            "give its unit with --scale, e.g. 0.00392 for grey levels"
+        )
     evaluation = api.evaluate(classifier, images, v, target=target, norm=norm)
     _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
 def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "tuple[Classifier, list[ImageSet]]":
     """Load a classifier and splits, at the size asked for or else at the size that its card says."""
+    from uapray.cli.leaks import tell_shared_patients
     from uapray.data.dataset import open_data
     from uapray.models.card import check_fits
     from uapray.models.weights import load_classifier, load_for
 
     square = None if size is None else (size, size)
     opened = open_data(data)
+    tell_shared_patients(opened)
     if model.endswith(".safetensors"):
         classifier = load_classifier(model)
         images = [opened.images(split, square or classifier.card.size) for split in splits]
@@ -166,9 +176,11 @@ def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:
             array = np.load(io.BytesIO(body), allow_pickle=False)
         else:
             array = safetensors.numpy.load(body)["perturbation"]
-    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, EOFError, safetensors.SafetensorError) as error:
         expected = "expected a .npy array or a .safetensors with a tensor 'perturbation'"
-        raise ConfigError(f"{uri}: {expected}: {error}") from None
+        raise ConfigError(f"{uri}: {expected}, got another or damaged one ({type(error).__name__}: {error})") from None
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise ConfigError(f"{uri}: expected an array of real numbers, got {array.dtype}")
     array = np.squeeze(array)
     array = array[None] if array.ndim == 2 else array
     if array.shape != shape and array.ndim == 3 and (array.shape[2], *array.shape[:2]) == shape:

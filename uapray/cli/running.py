@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from uapray.cli.leaks import tell_shared_patients
 from uapray.cli.progress import Board, board
 from uapray.coordinator import Snapshot
 from uapray.experiment import Resources, Run, Summary, Watcher, find_missing, run_missing
@@ -19,6 +20,8 @@ from uapray.trial import Judgement
 
 def run_with_progress(plan: Plan, results: Results, resources: Resources, address: str | None) -> Summary:
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
+    for source in {trial.source.key: trial.source for trial in plan.trials}.values():
+        tell_shared_patients(source.data)
     missing = find_missing(plan, results)
     total = len(plan.trials)
     if not missing.groups:

@@ -22,7 +22,7 @@ def train(
     ] = "papers",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     size: options.Size = None,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights, the order and the augmentation.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers that share each batch.")] = 1,
     cpus: options.Cpus = 1.0,
     gpus: options.Gpus = 0.0,
@@ -34,21 +34,28 @@ def train(
     --recipe quick --out chest.safetensors
     """
     from uapray.cli import tables
+    from uapray.cli.leaks import tell_shared_patients
     from uapray.cli.progress import board
     from uapray.cli.running import may_grow
     from uapray.data.dataset import open_data
-    from uapray.errors import ClassifierError
+    from uapray.errors import ClassifierError, DataError
     from uapray.experiment import Resources, initial_classifier, train_classifier
     from uapray.models.weights import save_classifier
     from uapray.models.zoo import canonical
+    from uapray.objects import check_uri
     from uapray.on_ray.session import session
     from uapray.plan import Source, TrainStep
 
     if not out.endswith(".safetensors"):
         raise ClassifierError(f"--out: expected a name ending in .safetensors, got {out}")
+    chosen = _recipe(recipe, epochs)
+    check_uri(out)
     opened = open_data(data)
+    if "train" not in opened.splits():
+        raise DataError(f"{data}: expected a split 'train' to learn from, got {', '.join(opened.splits())}")
+    tell_shared_patients(opened)
     source = Source(opened.name, opened, None if size is None else (size, size))
-    step = TrainStep(source, canonical(architecture), initial_weights, _recipe(recipe, epochs), seed)
+    step = TrainStep(source, canonical(architecture), initial_weights, chosen, seed)
     images = {split: source.images(split) for split in opened.splits()}
     initial = initial_classifier(step, images["train"])
     total = step.recipe.epochs
@@ -80,8 +87,14 @@ def train(
 def _recipe(name: str, epochs: int | None) -> "Recipe":
     import yaml
 
+    from uapray.errors import ConfigError
     from uapray.models.recipe import recipe_of
     from uapray.objects import read_uri
 
-    values = yaml.safe_load(read_uri(name)) if name.endswith((".yaml", ".yml")) else {"base": name}
+    try:
+        values = yaml.safe_load(read_uri(name)) if name.endswith((".yaml", ".yml")) else {"base": name}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected a mapping, e.g. base: papers, got {type(values).__name__}")
     return recipe_of(values if epochs is None else {**values, "epochs": epochs})

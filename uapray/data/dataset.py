@@ -155,9 +155,12 @@ def open_data(uri: str) -> DataSet:
     return DataSet(name, uri, table, class_names_of(table, uri))
 
 
-def load_images(uri: str, split: str = "train", size: tuple[int, int] | None = None) -> ImageSet:
-    """Return the images of one split of the data set at ``uri``; see `open_data` and `DataSet.images`."""
-    return open_data(uri).images(split, size)
+def load_images(uri: str, split: str = "train", size: int | tuple[int, int] | None = None) -> ImageSet:
+    """Return the images of one split of the data set at ``uri``; see `open_data` and `DataSet.images`.
+
+    One number is the side of a square.
+    """
+    return open_data(uri).images(split, (size, size) if isinstance(size, int) else size)
 
 
 def shared_groups(dataset: DataSet) -> dict[tuple[str, str], int]:

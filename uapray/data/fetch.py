@@ -15,7 +15,7 @@ from typing import Any
 import requests
 import tenacity
 
-from uapray.data.imports import import_data
+from uapray.data.imports import check_destination, import_data
 from uapray.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -75,11 +75,11 @@ def fetch(
     kept = folder / file["file"].replace(".npz", ".parquet")
     if destination is None and kept.exists() and not overwrite:
         return str(kept)
+    target = destination or str(kept)
+    check_destination(target, overwrite=overwrite)
     url = f"{(base_url or _facts()['base_url']).rstrip('/')}/{file['file']}"
     npz = download(Download(url, file["md5"], folder / file["file"]), progress)
-    summary = import_data(
-        str(npz), destination or str(kept), kind="npz", class_names=facts["labels"], overwrite=overwrite
-    )
+    summary = import_data(str(npz), target, kind="npz", class_names=facts["labels"], overwrite=overwrite)
     return summary.uri
 
 
@@ -91,7 +91,12 @@ def download(file: Download, progress: Progress | None = None) -> Path:
     """
     if file.path.exists() and _md5(file.path) == file.md5:
         return file.path
-    file.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{file.path.parent}: expected a folder for downloads ({error.strerror}); name one in UAPRAY_CACHE"
+        ) from error
     part = file.path.with_name(file.path.name + ".part")
     resumed = part.exists()
     _complete(file.url, part, progress)

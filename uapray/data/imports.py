@@ -17,11 +17,11 @@ from uapray.data.dataset import DataSet, shared_groups
 from uapray.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from uapray.data.dicom import from_dicom
 from uapray.data.images import held_out
-from uapray.data.pictures import decode, png
-from uapray.data.sources import Picture, from_csv, from_folder, from_npz, local_path
+from uapray.data.pictures import brightest_if_deep, decode, png
+from uapray.data.sources import PICTURE_SUFFIXES, Picture, from_csv, from_folder, from_npz, local_path
 from uapray.data.table import encode, table_of
 from uapray.errors import DataError
-from uapray.objects import exists_uri, write_uri
+from uapray.objects import check_uri, exists_uri, write_uri
 
 Kind = Literal["auto", "folder", "npz", "csv", "dicom"]
 _NAMED = 10  # damaged pictures that the error lists
@@ -83,7 +83,7 @@ def import_data(
             nothing is written then.
         StoreError: If the destination cannot be written.
     """
-    _check_destination(destination, overwrite)
+    check_destination(destination, overwrite=overwrite)
     pictures = _find(source, kind, class_names)
     if group_pattern is not None:
         pictures = _grouped(pictures, group_pattern, source)
@@ -106,11 +106,18 @@ def import_data(
     return _summary(DataSet(Path(destination).stem, destination, table, tuple(names)), len(body))
 
 
-def _check_destination(destination: str, overwrite: bool) -> None:
+def check_destination(destination: str, *, overwrite: bool) -> None:
+    """Refuse a destination that could not be written, before there is any work to lose.
+
+    Raises:
+        DataError: If it has another ending, or is there already.
+        StoreError: If it cannot be written.
+    """
     if not destination.endswith(".parquet"):
         raise DataError(f"{destination}: expected a destination that ends in .parquet")
     if not overwrite and exists_uri(destination):
-        raise DataError(f"{destination}: is there already; choose another name or overwrite it on purpose")
+        raise DataError(f"{destination}: is there already; choose another name, or --overwrite it")
+    check_uri(destination)
 
 
 def _find(source: str, kind: Kind, class_names: Sequence[str] | None) -> list[Picture]:
@@ -135,7 +142,12 @@ def _kind_of(source: str) -> str:
     path = local_path(source)
     if not path.is_dir():
         raise DataError(f"{source}: expected a folder of class folders, a .npz or a .csv")
-    has_dicom = any(file.suffix.lower() in DICOM_SUFFIXES for file in path.rglob("*"))
+    suffixes = {file.suffix.lower() for file in path.rglob("*")}
+    has_dicom, has_pictures = not suffixes.isdisjoint(DICOM_SUFFIXES), not suffixes.isdisjoint(PICTURE_SUFFIXES)
+    if has_dicom and has_pictures:
+        raise DataError(
+            f"{source}: expected pictures of one kind, got DICOM and others; say which: --kind dicom or folder"
+        )
     return "dicom" if has_dicom else "folder"
 
 
@@ -146,13 +158,14 @@ def _grouped(pictures: Sequence[Picture], pattern: str, source: str) -> list[Pic
         raise DataError(f"group pattern: expected a regular expression, got {pattern}: {error}") from error
     if expression.groups < 1:
         raise DataError(f"group pattern: expected a (group) around the patient, got {pattern}")
-    grouped = []
-    for picture in pictures:
-        match = expression.search(picture.id.rpartition("/")[2])
-        grouped.append(replace(picture, group=match[1] if match else None))
-    if all(picture.group is None for picture in grouped):
-        raise DataError(f"{source}: group pattern {pattern} matches no file name; the first is {pictures[0].id}")
-    return grouped
+    found = [expression.search(picture.id.rpartition("/")[2]) for picture in pictures]
+    without = [picture.id for picture, match in zip(pictures, found, strict=True) if match is None or not match[1]]
+    if without:
+        raise DataError(
+            f"{source}: group pattern {pattern} finds no patient in {len(without)} of {len(pictures)} file names, "
+            f"the first {without[0]}; as patients of their own they could end on both sides of a split"
+        )
+    return [replace(picture, group=match[1]) for picture, match in zip(pictures, found, strict=True) if match]
 
 
 def _check_ids(pictures: Sequence[Picture], source: str) -> None:
@@ -222,7 +235,17 @@ def _read_all(pictures: Sequence[Picture], source: str, progress: Callable[[int,
             + "\n".join(damaged[:_NAMED])
             + more
         )
-    return bodies
+    return _of_one_depth(bodies, [picture.id for picture in pictures])
+
+
+def _of_one_depth(bodies: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
+    """Bring deep pictures to 8 bits by the brightest pixel of all, so that equal values stay equal."""
+    peaks = [brightest_if_deep(body) for body in bodies]
+    deep = [peak for peak in peaks if peak is not None]
+    return [
+        body if peak is None else png(np.asarray(decode(body, name, max(deep))))
+        for body, name, peak in zip(bodies, names, peaks, strict=True)
+    ]
 
 
 def _read_in_threads(pictures: Sequence[Picture]) -> Iterator[bytes | str]:
@@ -235,7 +258,8 @@ def _read_one(picture: Picture) -> bytes | str:
     try:
         body = picture.read()
         decoded = decode(body, picture.id)
-        return body if body.startswith(_KEPT) else png(np.asarray(decoded))
+        keep = body.startswith(_KEPT) or brightest_if_deep(body) is not None
+        return body if keep else png(np.asarray(decoded))
     except DataError as error:
         return str(error) if str(error).startswith(picture.id) else f"{picture.id}: {error}"
     except OSError as error:

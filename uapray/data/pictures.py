@@ -13,10 +13,11 @@ GREY_TOLERANCE = 2  # grey kept as colour JPEG comes back with channels this far
 _DEPTHS = (255, 4095, 65535)
 
 
-def decode(body: bytes, name: str) -> Image.Image:
+def decode(body: bytes, name: str, brightest: float | None = None) -> Image.Image:
     """Return the picture, fully decoded, in mode ``L`` or ``RGB``.
 
-    Deep grey (16-bit PNG) is scaled from the smallest of 8, 12 and 16 bits that holds its brightest pixel.
+    Deep grey (16-bit PNG) is scaled from the smallest of 8, 12 and 16 bits that holds the brightest pixel: of the
+    set that it belongs to if that is given, else its own.
 
     Raises:
         DataError: If it is damaged, cut off or no picture; the text names it.
@@ -27,10 +28,16 @@ def decode(body: bytes, name: str) -> Image.Image:
             Image.open(io.BytesIO(body)).verify()  # checksums, which load() leaves out
         picture = Image.open(io.BytesIO(body))
         picture.load()
-        return _eight_bits(picture)
+        return _eight_bits(picture, brightest)
     except Exception as error:  # decoders raise anything on damaged bytes
         what = f"{len(body)} bytes: {type(error).__name__}: {error}"
         raise DataError(f"{name}: expected a whole PNG or JPEG picture, got {what}") from error
+
+
+def brightest_if_deep(body: bytes) -> float | None:
+    """Return the brightest pixel of a whole picture of more than 8 bits; None of any other."""
+    picture = Image.open(io.BytesIO(body))
+    return float(np.asarray(picture).max()) if picture.mode.startswith("I") else None
 
 
 def is_grey(picture: Image.Image) -> bool:
@@ -54,11 +61,14 @@ def _near(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     return bool(apart.max(initial=0) <= GREY_TOLERANCE)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(picture: Image.Image, brightest: float | None) -> Image.Image:
     if picture.mode in ("L", "RGB"):
         return picture
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if picture.mode == "F":
+        raise ValueError("grey levels of floating-point numbers; save it with 8 or 16 bits")
+    if picture.mode.startswith("I"):
         values: NDArray[Any] = np.asarray(picture).astype(np.float64)
-        depth = next((depth for depth in _DEPTHS if values.max() <= depth), values.max())
+        peak = values.max() if brightest is None else brightest
+        depth = next((depth for depth in _DEPTHS if peak <= depth), peak)
         return Image.fromarray(np.rint(values.clip(0) * (255 / depth)).astype(np.uint8))
     return picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")

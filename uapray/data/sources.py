@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from uapray.data.pictures import png
+from uapray.data.table import MOST_CLASSES
 from uapray.errors import DataError
 from uapray.objects import read_uri
 
@@ -63,12 +64,20 @@ def classified_files(source: str, suffixes: Sequence[str]) -> Iterator[tuple[Pat
     """
     root = local_path(source)
     top = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    has_splits = bool(top) and all(path.name.lower() in _SPLITS for path in top)
+    of_splits = [path.name for path in top if path.name.lower() in _SPLITS]
+    has_splits = len(of_splits) == len(top) > 0
+    if of_splits and not has_splits:
+        others = ", ".join(path.name for path in top if path.name not in of_splits)
+        raise DataError(
+            f"{source}: expected splits alone or classes alone, got {', '.join(of_splits)} beside {others}; "
+            "move the one or the other away"
+        )
     depth = 2 if has_splits else 1
     found = False
     for path in sorted(path for folder in top for path in folder.rglob("*")):
         parts = path.relative_to(root).parts
-        if path.suffix.lower() in suffixes and len(parts) > depth and not path.name.startswith("."):
+        hidden = any(part.startswith((".", "__")) for part in parts)  # e.g. .ipynb_checkpoints, full of copies
+        if path.suffix.lower() in suffixes and len(parts) > depth and not hidden:
             found = True
             yield path, "/".join(parts), parts[depth - 1], _SPLITS[parts[0].lower()] if has_splits else None
     if not found:
@@ -134,10 +143,11 @@ def from_npz(source: str, class_names: Sequence[str] | None = None) -> list[Pict
     pictures = []
     for split in splits:
         images, labels = _checked_arrays(arrays, split, source)
-        top = int(labels.max(initial=0))
+        low, top = int(labels.min(initial=0)), int(labels.max(initial=0))
+        most = (MOST_CLASSES if class_names is None else len(class_names)) - 1
+        if low < 0 or top > most:
+            raise DataError(f"{source}: expected {split}_labels from 0 to {most}, got {low} to {top}")
         names = [str(label) for label in range(top + 1)] if class_names is None else class_names
-        if labels.min(initial=0) < 0 or top >= len(names):
-            raise DataError(f"{source}: expected {split}_labels from 0 to {len(names) - 1}, got {top}")
         pictures += [
             Picture(f"{name}-{split}-{row:06d}", names[int(label)], split, None, partial(png, images[row]))
             for row, label in enumerate(labels)
@@ -183,11 +193,13 @@ def _header(line: Sequence[str]) -> tuple[dict[str, int] | None, int]:
 
 def _checked_arrays(arrays: dict[str, Any], split: str, source: str) -> tuple[Any, Any]:
     images, labels = arrays[f"{split}_images"], arrays.get(f"{split}_labels")
-    if labels is None or len(labels) != len(images):
+    if labels is None or images.ndim == 0 or labels.ndim == 0 or len(labels) != len(images):
         raise DataError(f"{source}: expected {split}_labels, one for each of {len(images)} {split}_images")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
         came = f"{images.dtype} {images.shape}"
         raise DataError(f"{source}: expected {split}_images uint8 (n, h, w) or (n, h, w, 3), got {came}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{source}: expected {split}_labels of whole numbers, got {labels.dtype}")
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1):
         raise DataError(
             f"{source}: expected one label an image, got {labels.shape[1]} (multi-label); "

@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 256
 _REQUIRED = ("id", "image", "split")
-_MOST_CLASSES = 10_000  # a larger label is a mistake, not a class
+MOST_CLASSES = 10_000  # a larger label is a mistake, not a class
 _SPLIT_SUFFIX = re.compile(r"[-_.](train|test|val)$")
 
 
@@ -63,14 +63,14 @@ def class_names_of(table: Any, uri: str) -> tuple[str, ...]:
     names: dict[int, str] = {}
     labels: dict[str, int] = {}
     for label, name in sorted((row["label"], row["label_name"]) for row in pairs if _is_class(row)):
-        if label >= _MOST_CLASSES:
+        if label >= MOST_CLASSES:
             raise DataError(f"{uri}: expected labels that count from 0, got label {label}")
         if names.setdefault(label, name) != name:
             raise DataError(f"{uri}: expected one name for label {label}, got {names[label]} and {name}")
         if labels.setdefault(name, label) != label:
             raise DataError(f"{uri}: expected one label for class {name}, got {labels[name]} and {label}")
     top = max((row["label"] for row in pairs if row["label"] is not None), default=-1)
-    return tuple(names.get(label, str(label)) for label in range(min(top, _MOST_CLASSES) + 1))
+    return tuple(names.get(label, str(label)) for label in range(min(top, MOST_CLASSES) + 1))
 
 
 def encode(table: Any) -> bytes:

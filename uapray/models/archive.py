@@ -35,13 +35,16 @@ _TEXT = re.compile(r"[\w ,.>'-]{0,200}")
 _WORD = re.compile(r"[\w.+:-]*")
 _SYMBOL_CALLS = (
     "Add|CeilDiv|CeilToInt|CleanDiv|Eq|FloatTrueDiv|FloorDiv|FloorToInt|Ge|Gt|Identity|Integer|IntTrueDiv|Le|Lt|Max"
-    "|Min|Mod|ModularIndexing|Mul|Ne|Pow|PowByNatural|PythonMod|Rational|RoundToInt|ToFloat|TruncToInt"
+    "|Min|Mod|ModularIndexing|Mul|Ne|PythonMod|Rational|RoundToInt|ToFloat|TruncToInt"
 )
 # The text is evaluated: nothing but symbols, numbers, operators and the functions that sizes are made of.
 _SYMBOLS = re.compile(
     r"(Symbol\('[a-z]{1,4}\d++'(, [a-z]++=(True|False))*+\)|[a-z]{1,4}\d++|\d++|[-+*/(),<>=! ]"
     rf"|({_SYMBOL_CALLS})\(|True|False)*+"
 )
+_POWER = re.compile(r"\*\s*\*|\d{20}")  # short texts of which make numbers without end
+_EXPECTED = "expected an exported program of plain tensors and operators"
+_HOW = "export the module again with this torch (torch.export.save)"
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _BEFORE_2_8 = "serialized_exported_program.json"
 
@@ -75,10 +78,9 @@ def cleaned(origin: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
         configs = {name: _config(name, records) for name in _CONFIGS}
         program = _program(program)
     except _RefusedError as refused:
-        raise ClassifierError(
-            f"{origin}: expected an exported program of plain tensors and operators, got {refused}; "
-            "export the module again with this torch (torch.export.save)"
-        ) from None
+        raise ClassifierError(f"{origin}: {_EXPECTED}, got {refused}; {_HOW}") from None
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ClassifierError(f"{origin}: {_EXPECTED}, got a damaged one ({type(error).__name__}); {_HOW}") from None
     texts = {_PROGRAM: program, **configs}
     for name, value in texts.items():
         records[name] = json.dumps(value).encode()
@@ -186,6 +188,8 @@ def _check_text(key: str, text: str) -> None:
                 raise _RefusedError(f"the operator {text!r}")
         case "expr_str":
             _want(_SYMBOLS, text, "the size")
+            if _POWER.search(text):
+                raise _RefusedError(f"the size {text[:80]!r}")
         case "in_spec" | "out_spec":
             _check_tree(text)
         case "as_string":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uapray.errors import ClassifierError
 
@@ -74,6 +74,20 @@ class Classifier:
     sha256: str
 
 
+def read_card(origin: str, text: str) -> Card:
+    """Read a card from its JSON text; ``origin`` is for the error.
+
+    Raises:
+        ClassifierError: If it is damaged.
+    """
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ClassifierError(f"{origin}: its card is damaged ({place}: {first['msg']})") from None
+
+
 def default_class_names(count: int) -> tuple[str, ...]:
     """Return the names of classes that nobody named."""
     return tuple(f"class {index}" for index in range(count))
@@ -94,7 +108,7 @@ def check_pixels(classifier: Classifier, images: "ImageSet") -> None:
     if images.size != card.size:
         raise ClassifierError(
             f"{what}: expected images of {_size(card.size)} as {card.architecture} takes, "
-            f"got {_size(images.size)}; load them with size={card.size[0]},{card.size[1]}"
+            f"got {_size(images.size)}; bring them to that size (--size, in Python size=)"
         )
 
 

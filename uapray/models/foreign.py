@@ -32,14 +32,14 @@ def call(reference: str) -> nn.Module:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise ClassifierError(
-            f"{reference}: expected an importable module with a function {name} ({error}); "
+            f"{reference}: expected an importable module with a function {name} ({type(error).__name__}: {error}); "
             "run where it can be imported, or install it"
         ) from error
     try:
         module = function()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ClassifierError(f"{reference}: the function failed ({type(error).__name__}: {error})") from error
     if not isinstance(module, nn.Module):
         raise ClassifierError(f"{reference}: expected a torch.nn.Module, got {type(module).__name__}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from uapray.errors import ClassifierError
-from uapray.models.card import Card
+from uapray.models.card import read_card
 from uapray.models.pixel import PixelModel
 from uapray.models.tensors import read_weights
 
@@ -29,7 +29,7 @@ def adopt(model: PixelModel, architecture: str, uri: str, *, keep_normalisation:
     """
     file = read_weights(uri)
     if file.card is not None:
-        origin = Card.model_validate_json(file.card).architecture
+        origin = read_card(uri, file.card).architecture
         if fold_name(origin) != fold_name(architecture):
             raise ClassifierError(
                 f"{uri}: expected weights of {architecture}, got weights of another architecture ({origin})"

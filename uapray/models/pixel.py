@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from uapray.errors import ClassifierError
+
 
 class PixelModel(nn.Module):
     """Takes [0, 1] pixels in the images' own channels; widening and normalisation happen inside.
@@ -31,8 +33,11 @@ class PixelModel(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        assert len(mean) == len(std), f"expected as many std as mean, got {len(std)} and {len(mean)}"
-        assert channels in (1, len(mean)), f"expected 1 or {len(mean)} channels, got {channels}"
+        if len(mean) != len(std) or channels not in (1, len(mean)) or min(std) <= 0:
+            raise ClassifierError(
+                "normalisation: expected a mean and a std above 0 for each channel of the backbone, "
+                f"got mean {list(mean)} and std {list(std)} for images of {channels} channel(s)"
+            )
         self.backbone = backbone
         self.channels = channels
         self.size = size

@@ -54,9 +54,9 @@ def read_weights(uri: str) -> WeightsFile:
 def decode_weights(uri: str, body: bytes) -> WeightsFile:
     """Decode the bytes of a ``.safetensors`` or ``.npz`` file; ``uri`` is for the error."""
     if zipfile.is_zipfile(io.BytesIO(body)):
-        return WeightsFile(_read_npz(uri, body), None)
+        return WeightsFile(_finite(uri, _read_npz(uri, body)), None)
     try:
-        tensors = safetensors.torch.load(body)
+        tensors = _finite(uri, safetensors.torch.load(body))
     except SafetensorError as error:
         raise ClassifierError(f"{uri}: expected a .safetensors file, got a damaged or other one ({error})") from None
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
@@ -103,6 +103,13 @@ def hash_tensors(tensors: Mapping[str, Tensor], origin: str = "") -> str:
     return total.hexdigest()
 
 
+def _finite(uri: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ClassifierError(f"{uri}: expected finite weights, got NaN or infinity in {name}")
+    return tensors
+
+
 def _holds_pickle(body: bytes) -> bool:
     if not zipfile.is_zipfile(io.BytesIO(body)):
         return False
@@ -114,5 +121,7 @@ def _read_npz(uri: str, body: bytes) -> dict[str, Tensor]:
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
-    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise ClassifierError(f"{uri}: expected an .npz file of plain arrays; numpy says: {error}") from None
+    except Exception as error:  # numpy, zipfile and zlib have their own
+        raise ClassifierError(
+            f"{uri}: expected an .npz file of plain arrays, got another or a damaged one; numpy says: {error}"
+        ) from None

@@ -208,6 +208,11 @@ def _judge(worker: _Worker, epoch: int, train_loss: float) -> EpochReport:
         for buffer in inner.buffers():
             distributed.broadcast(buffer, src=0)
     probabilities = predict_probabilities(inner, validation, device=worker.device)
+    if not np.isfinite(probabilities).all():
+        raise TrialError(
+            f"training: the logits are not finite after epoch {epoch}; "
+            f"lower learning_rate ({worker.recipe.learning_rate:g})"
+        )
     right = probabilities.argmax(1) == validation.labels
     own = probabilities[np.arange(len(validation)), validation.labels].clip(_SMALLEST)
     figures = torch.tensor(

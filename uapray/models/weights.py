@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uapray.errors import ClassifierError
 from uapray.models import exported, foreign
-from uapray.models.card import Card, Classifier, default_class_names
+from uapray.models.card import Card, Classifier, default_class_names, read_card
 from uapray.models.initial import describe, misfits, strip_prefixes
 from uapray.models.pixel import PixelModel
 from uapray.models.tensors import (
@@ -68,7 +67,7 @@ def load_classifier(
         reference: A ``.safetensors`` file of ours; plain weights (``.safetensors``, ``.npz``), which need
             ``architecture``, ``class_names``, ``channels`` and ``size``; an exported program (``.pt2``); or
             ``package.module:function``, which is called and returns the module.
-        architecture: Of plain weights.
+        architecture: Of plain weights; or the ``package.module:function`` that a card names, if it may be called.
         class_names: In the order of the logits; "class 0" and so on if nobody names them.
         channels: Of the images.
         size: ``(h, w)`` of the images.
@@ -80,6 +79,7 @@ def load_classifier(
         NotFoundError: If the file is not there.
     """
     names = None if class_names is None else tuple(class_names)
+    size = None if size is None else (size[0], size[1])
     if foreign.is_reference(reference):
         module = foreign.call(reference)
         return wrap_module(module, names, channels, size, architecture=reference)
@@ -91,11 +91,14 @@ def load_classifier(
     refuse_pickle(reference, body)
     file = decode_weights(reference, body)
     if file.card is not None:
-        return _load_ours(reference, file.tensors, file.card, names, channels, size)
+        return _load_ours(reference, file.tensors, file.card, architecture, names, channels, size)
     if architecture is None or names is None or channels is None or size is None:
         raise ClassifierError(
-            f"{reference}: holds weights and no card; say what they are: architecture, class names, channels, size"
+            f"{reference}: holds weights and no card; say in Python what they are: "
+            "uapray.load_classifier(…, architecture=, class_names=, channels=, size=)"
         )
+    own = {name: file.tensors[name].flatten().tolist() for name in ("mean", "std") if name in file.tensors}
+    mean, std = mean or own.get("mean"), std or own.get("std")
     model = build(architecture, classes=len(names), channels=channels, size=size, mean=mean, std=std)
     _load_strictly(reference, model.backbone, _without_normalisation(file.tensors), canonical(architecture))
     return make_classifier(model, _card(canonical(architecture), names, channels, size, reference, model))
@@ -129,7 +132,11 @@ def wrap_module(
         ClassifierError: If it does not take such images or does not return logits, one a class.
     """
     name = architecture or type(module).__name__
-    channels, size = channels or getattr(module, "channels", None), size or getattr(module, "size", None)
+    own_channels, own_size = getattr(module, "channels", None), getattr(module, "size", None)
+    for what, said, is_ in (("channels", channels, own_channels), ("size", size, own_size)):
+        if said is not None and isinstance(is_, int | tuple) and said != is_:
+            raise ClassifierError(f"{name}: expected images of {what} {is_}, which it takes, got {said}")
+    channels, size = channels or own_channels, size or own_size
     if not isinstance(channels, int) or not isinstance(size, tuple):
         raise ClassifierError(f"{name}: say which images it takes: channels and size")
     module.eval()
@@ -144,16 +151,17 @@ def _load_ours(
     reference: str,
     tensors: Mapping[str, Tensor],
     card_text: str,
+    architecture: str | None,
     names: tuple[str, ...] | None,
     channels: int | None,
     size: tuple[int, int] | None,
 ) -> Classifier:
-    try:
-        card = Card.model_validate_json(card_text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ClassifierError(f"{reference}: its card is damaged ({place}: {first['msg']})") from None
+    card = read_card(reference, card_text)
+    if foreign.is_reference(card.architecture) and architecture != card.architecture:
+        raise ClassifierError(  # or a file could have any function called
+            f"{reference}: its card names the function {card.architecture}, which no file may have called; "
+            f"if you trust both, uapray.load_classifier(…, architecture='{card.architecture}')"
+        )
     for what, said, is_ in (
         ("class names", names, card.class_names),
         ("channels", channels, card.channels),

@@ -18,6 +18,7 @@ __all__ = [
     "LocalObjects",
     "Objects",
     "S3Objects",
+    "check_uri",
     "exists_uri",
     "expand_uri",
     "open_objects",
@@ -58,6 +59,20 @@ def write_uri(uri: str, body: bytes) -> None:
     """Write one file or object, whole or not at all; missing folders are made."""
     objects, key = _parent(uri)
     objects.write(key, body)
+
+
+def check_uri(uri: str) -> None:
+    """Find out that a file or object could be written there, without making it or a folder for it.
+
+    Raises:
+        StoreError: It says what stands in the way.
+    """
+    objects, _ = _parent(uri)
+    if isinstance(objects, LocalObjects):
+        with os_errors(objects.folder):
+            standing = next(place for place in (objects.folder, *objects.folder.parents) if place.exists())
+        objects = LocalObjects(standing)
+    objects.check()
 
 
 def exists_uri(uri: str) -> bool:
