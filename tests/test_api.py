@@ -192,7 +192,7 @@ def test_images_of_other_channels_classes_or_size_are_refused() -> None:
         uapray.perturb(classifier, image_set(20, classes=2))
     with pytest.raises(ClassifierError, match="expected 2 logits"):
         uapray.perturb(SmallCNN(), image_set(20, classes=2))
-    with pytest.raises(ClassifierError, match=r"failed on \(3, 3, 8, 7\)"):
+    with pytest.raises(ClassifierError, match="expected images of channels 1, which it takes, got 3"):
         uapray.evaluate(SmallCNN(), image_set(20, channels=3, classes=3), torch.zeros(3, HEIGHT, WIDTH))
 
 

@@ -22,7 +22,10 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
     for source in {trial.source.key: trial.source for trial in plan.trials}.values():
         tell_shared_patients(source.data)
-    missing = find_missing(plan, results)
+    with board() as progress:
+        progress.show("looking at store, images and classifiers", 0, 1)
+        missing = find_missing(plan, results)
+        progress.show("looking at store, images and classifiers", 1, 1)
     total = len(plan.trials)
     if not missing.groups:
         return Summary(0, total, 0)
