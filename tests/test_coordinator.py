@@ -48,7 +48,8 @@ def last(pool: CountingPool, task: Task, settings: Search) -> Snapshot:
 
 
 def settings_of(rule: str, *, size: int = 8, **changes: object) -> Search:
-    return Search.model_validate({"rule": rule, "batch_size": size, "round_size": size, **changes})
+    pace = {"batch_size": size, "round_size": size, "screen_epochs": 0.5, "measures_per_epoch": 2}
+    return Search.model_validate({"rule": rule, **pace, **changes})
 
 
 # Known answers

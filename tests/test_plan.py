@@ -47,7 +47,7 @@ def test_identifiers_of_this_version() -> None:
     assert (spgd.search.rule, random.search.rule) == ("spgd", "random")
     assert spgd.source.key == "d4bcc3a518f7af8aee1d"
     assert spgd.victim.key == "2fe69898f62dba6071f3"
-    assert [spgd.trial_id, random.trial_id] == ["9372d2f957227f27537e", "c5ef1b464ce9d4413a41"]
+    assert [spgd.trial_id, random.trial_id] == ["256351c4d9b9d841377c", "c5ef1b464ce9d4413a41"]
 
 
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:

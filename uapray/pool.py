@@ -14,7 +14,7 @@ from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.errors import TrialError
 from uapray.replica import Batch, Replica
 
-FORWARD_BATCH_SIZE = 64
+FORWARD_BATCH_SIZE = 32
 
 
 class ReplicaPool(Protocol):

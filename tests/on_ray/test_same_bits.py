@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 
 import uapray
@@ -107,6 +108,28 @@ def test_an_error_of_a_replica_is_its_own_and_costs_nobody_a_turn(classifier: Cl
             with pytest.raises(KeyError, match=r"^'nowhere'$"):
                 pool.logits(None, [Batch("nowhere", np.arange(4))] * 6)
         assert pool.logits(None, [Batch("train", np.arange(4))]).shape == (4, 3)
+
+
+def test_while_a_replica_is_yet_to_come_the_others_do_the_work(classifier: Classifier, images: ImageSet) -> None:
+    """Two replicas take all eight cores; when one dies, somebody else is waiting for its four already."""
+    batches = [Batch("train", np.arange(first, first + 8)) for first in range(0, 64, 8)]
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=2, cpus=4)) as pool:
+        assert isinstance(pool, RayPool)
+        undisturbed = pool.logits(None, batches)
+        intruder = ray.remote(_Intruder).options(num_cpus=4).remote()
+        doomed = pool.replicas()[0]
+        ray.kill(doomed)
+        ray.get(intruder.here.remote())
+        for _ in range(3):
+            assert np.array_equal(pool.logits(None, batches), undisturbed)
+        assert doomed not in pool.replicas()
+        assert len(pool.replicas()) == 2
+        ray.kill(intruder)
+
+
+class _Intruder:
+    def here(self) -> None:
+        pass
 
 
 def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier, images: ImageSet) -> None:
