@@ -9,6 +9,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.util import placement_group, remove_placement_group
 
 import uapray
 from uapray.api import search_settings
@@ -116,20 +117,15 @@ def test_while_a_replica_is_yet_to_come_the_others_do_the_work(classifier: Class
     with open_pool(classifier, {"train": images}, Resources("ray", replicas=2, cpus=4)) as pool:
         assert isinstance(pool, RayPool)
         undisturbed = pool.logits(None, batches)
-        intruder = ray.remote(_Intruder).options(num_cpus=4).remote()
+        reserved = placement_group([{"CPU": 4}])
         doomed = pool.replicas()[0]
         ray.kill(doomed)
-        ray.get(intruder.here.remote())
+        assert reserved.wait(60)
         for _ in range(3):
             assert np.array_equal(pool.logits(None, batches), undisturbed)
         assert doomed not in pool.replicas()
         assert len(pool.replicas()) == 2
-        ray.kill(intruder)
-
-
-class _Intruder:
-    def here(self) -> None:
-        pass
+        remove_placement_group(reserved)
 
 
 def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier, images: ImageSet) -> None:
