@@ -122,7 +122,8 @@ def test_starts_aim_at_rare_classes_first_and_lie_in_the_ball(
     rule = rule_of("spgd", task.p, task.xi)
     made = first_starts(task, Search(starts=starts), rule)
     again = first_starts(task, Search(starts=starts), rule)
-    assert [start.index for start in made] == list(range(starts))
+    every_class_has_one = target is None and starts // 2 >= 3
+    assert [start.index for start in made] == list(range(3 if every_class_has_one else starts))
     assert all(torch.equal(a.state.v, b.state.v) for a, b in zip(made, again, strict=True))
     aims = [start.aim for start in made]
     directed = [aim.target for aim in aims if aim != task.objective]
@@ -243,11 +244,11 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
 def test_starts_aim_at_classes_while_they_are_screened_and_nowhere_afterwards() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60)
-    settings = settings_of("spgd", starts=6, survivors=6, screen_epochs=0.5, measures_per_epoch=2)
+    settings = settings_of("spgd", starts=5, survivors=5, screen_epochs=0.5, measures_per_epoch=2)
     legs = search(pool, rule_of("spgd", task.p, task.xi), task, settings)
     next(legs)
-    screening = set(pool.objectives)
-    assert screening == {Objective(), Objective(0), Objective(1), Objective(2)}
+    rarest = np.argsort(np.bincount(task.source.reference, minlength=3), kind="stable")[:2]
+    assert set(pool.objectives) == {Objective(), *(Objective(int(label)) for label in rarest)}
     count = len(pool.objectives)
     next(legs)
     assert set(pool.objectives[count:]) == {Objective()}

@@ -238,7 +238,9 @@ def test_classifiers_are_named_apart_by_seed() -> None:
 
 def test_image_gradients_are_estimated_before_the_run() -> None:
     spgd, random = plan(rules=[{"rule": "spgd", "starts": 4, "screen_epochs": 0.5, "survivors": 1}]).trials
-    assert spgd.image_gradients() == 24 * (4 * 0.5 + 3.5)  # 24 of 30 are not held out
+    assert spgd.image_gradients() == 24 * (2 * 0.5 + 3.5)  # 24 of 30 are not held out; two classes, two starts
+    (targeted, _) = plan(rules=[{"rule": "spgd", "screen_epochs": 0.5}], targets=["NORMAL"]).trials
+    assert targeted.image_gradients() == 24 * (4 * 0.5 + 3.5)
     assert random.image_gradients() == 0
     (limited, _) = plan(budget={"max_image_gradients": 100}).trials
     assert limited.image_gradients() == 100

@@ -49,7 +49,8 @@ class Search(Settings):
         step_decay: What the step is multiplied with from one pass to the next.
         inner_rounds: ``sga`` only: rounds that the inner point walks before the perturbation moves; at most those
             between two measurements.
-        starts: Searches begun; the search has several basins.
+        starts: Searches begun; the search has several basins. A nontargeted search of a classifier of few classes
+            begins one a class, if that is no more than half of them.
         screen_epochs: Passes each start makes before the best ``survivors`` go on.
         survivors: Starts that go on after the screening.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.

@@ -141,18 +141,28 @@ def pace_of(images: int, settings: Search) -> Pace:
     return Pace(size, per_round, rounds, min(settings.measures_per_epoch, rounds))
 
 
+def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[int, int]:
+    """Return how many starts a search has, and how many of them aim at one class each while they are screened.
+
+    At most half of a nontargeted search's starts aim at a class. Where these reach every class, the others would
+    find nothing new and are left out: of a classifier of two classes a perturbation goes one way or the other.
+    """
+    directed = 0 if targeted else min(classes, settings.starts // 2)
+    return (directed if directed == classes else settings.starts), directed
+
+
 def first_starts(task: Task, settings: Search, rule: Rule) -> tuple[Start, ...]:
     """Return the searches a trial begins with.
 
     Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
-    them already) first, at most half of the starts; the others aim nowhere. The first undirected start begins
-    at zero, the others at random points of the ball.
+    them already) first; the others aim nowhere. The first undirected start begins at zero, the others at random
+    points of the ball.
     """
-    directed = 0 if task.objective.target is not None else min(task.classes, settings.starts // 2)
+    count, directed = how_many_starts(settings, task.classes, targeted=task.objective.target is not None)
     share = np.bincount(task.source.reference, minlength=task.classes)
     order = np.argsort(share, kind="stable")
     starts = []
-    for index in range(settings.starts):
+    for index in range(count):
         aim = Objective(int(order[index])) if index < directed else task.objective
         still = index <= directed
         v = (
@@ -187,8 +197,8 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
         measured=(),
         share_done=0.0,
     )
-    survivors = min(settings.survivors, settings.starts)
-    planned = screening * settings.starts + (legs - screening) * survivors
+    survivors = min(settings.survivors, len(now.starts))
+    planned = screening * len(now.starts) + (legs - screening) * survivors
     done = 0
     for leg in range(legs):
         until = min(

@@ -11,6 +11,7 @@ from typing import Any
 
 from uapray import objects
 from uapray.config import Search, Threat
+from uapray.coordinator import how_many_starts
 from uapray.data.dataset import DataSet, open_data
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -139,8 +140,10 @@ class TrialStep:
             return 0
         count = self.source.count("train")
         images = count - min(count * search.validation_share, search.max_validation_images)
-        epochs = search.starts * search.screen_epochs
-        epochs += min(search.survivors, search.starts) * max(0.0, budget.max_epochs - search.screen_epochs)
+        classes, targeted = len(self.source.data.class_names), self.threat.target is not None
+        starts, _ = how_many_starts(search, classes, targeted=targeted)
+        epochs = starts * search.screen_epochs
+        epochs += min(search.survivors, starts) * max(0.0, budget.max_epochs - search.screen_epochs)
         return min(int(images * epochs), budget.max_image_gradients or 2**62)
 
 
