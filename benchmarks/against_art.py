@@ -38,7 +38,7 @@ XI = 4 / 255
 def main() -> None:
     """Train the victim once, let both search, print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default="phantom:chest?images=1200&size=64", help="default: synthetic images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=6)
     asked = parser.parse_args()
