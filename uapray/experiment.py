@@ -26,6 +26,7 @@ from uapray.models.training import EpochReport
 from uapray.models.weights import load_classifier, load_for, make_classifier, save_classifier
 from uapray.models.zoo import build
 from uapray.on_ray.pool import RayPool
+from uapray.on_ray.session import expect_room
 from uapray.on_ray.training import fit_on_ray
 from uapray.plan import Plan, Source, TrainStep, TrialStep, Victim
 from uapray.pool import LocalPool, ReplicaPool
@@ -173,11 +174,16 @@ def run_missing(run: Run, missing: Missing) -> Summary:
     again: it goes on with what is missing. Failed trials are written to ``failures`` and the rest goes on.
 
     Raises:
+        ConfigError: If the cluster cannot hold the replicas or workers.
         StoppedError: If the run was asked to stop.
         ClusterError: If the replicas could not be kept alive.
         RunError: If the store failed.
     """
     failed = 0
+    wanted = run.resources
+    if wanted.kind == "ray" and not wanted.may_grow:  # before anything is trained or written
+        expect_room("replicas", wanted.replicas, cpus=wanted.cpus, gpus=wanted.gpus)
+        expect_room("workers", wanted.workers, cpus=wanted.cpus, gpus=wanted.gpus)
     asked = sum(len(trials) for _, _, trials in missing.groups)
     images: dict[str, ImageSet] = {}
     decoded = ""

@@ -262,3 +262,11 @@ def test_arrays_that_are_no_perturbation(tmp_path: Path, refused: Said, data: Pa
     ):
         np.save(path, array)
         assert told in refused("evaluate", path, *words)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_more_replicas_than_the_cluster_holds(tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:
+    said = refused("grid", "run", grid(), "--store", tmp_path / "store", "--replicas", "99")
+    assert "replicas: expected at most 8" in said
+    assert not list((tmp_path / "store").rglob("*.*"))

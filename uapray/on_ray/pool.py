@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
-from uapray.errors import ClusterError, ConfigError
-from uapray.on_ray.session import holdings
+from uapray.errors import ClusterError
+from uapray.on_ray.session import expect_room
 from uapray.replica import Batch, Replica
 
 log = logging.getLogger(__name__)
@@ -73,12 +73,8 @@ class RayPool:
             ConfigError: If the cluster cannot hold the replicas, now or ever.
             ClusterError: If the replicas did not start.
         """
-        held = holdings().replicas(cpus=cpus, gpus=gpus)
-        if held < replicas and not may_grow:
-            raise ConfigError(
-                f"replicas: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU "
-                f"each, got {replicas}; ask for fewer or a larger cluster"
-            )
+        if not may_grow:
+            expect_room("replicas", replicas, cpus=cpus, gpus=gpus)
         self._make = ray.remote(_Host).options(
             num_cpus=cpus,
             num_gpus=gpus,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-from uapray.errors import ClusterError
+from uapray.errors import ClusterError, ConfigError
 
 LOCAL = "local"
 
@@ -65,3 +65,23 @@ def holdings() -> Holdings:
     held = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return Holdings(nodes, held.get("CPU", 0.0), held.get("GPU", 0.0))
+
+
+def expect_room(what: str, count: int, *, cpus: float, gpus: float) -> None:
+    """Refuse more processes than the connected cluster holds; they would be waited for without end.
+
+    Args:
+        what: What they are called, for the error.
+        count: How many.
+        cpus: Cores of each.
+        gpus: GPUs of each.
+
+    Raises:
+        ConfigError: If it does not hold so many.
+    """
+    held = holdings().replicas(cpus=cpus, gpus=gpus)
+    if held < count:
+        raise ConfigError(
+            f"{what}: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU each, "
+            f"got {count}; ask for fewer or a larger cluster"
+        )

@@ -12,10 +12,10 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
 from uapray.data.images import ImageSet
-from uapray.errors import ConfigError, TrialError
+from uapray.errors import TrialError
 from uapray.models.recipe import Recipe
 from uapray.models.training import EpochReport, FitResult, fit
-from uapray.on_ray.session import holdings
+from uapray.on_ray.session import expect_room
 
 _POLL_S = 0.5
 
@@ -98,14 +98,10 @@ def fit_on_ray(
         TrialError: If a worker failed.
         ConfigError: If the cluster cannot hold the workers.
     """
+    if not may_grow:
+        expect_room("workers", workers, cpus=cpus, gpus=gpus)
     mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
     need = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    held = holdings().replicas(cpus=cpus, gpus=gpus)
-    if held < workers and not may_grow:
-        raise ConfigError(
-            f"workers: expected at most {held}, which is what the cluster holds at {cpus:g} CPU and {gpus:g} GPU each, "
-            f"got {workers}; ask for fewer"
-        )
     with tempfile.TemporaryDirectory(prefix="uapray-train-") as scratch:
         trainer = TorchTrainer(
             _work,
