@@ -24,10 +24,10 @@ import uapray
 from uapray.config import Budget, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
-from uapray.experiment import Resources, open_pool
 from uapray.models.recipe import recipe_of
 from uapray.models.training import fit
 from uapray.models.weights import wrap_module
+from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, find
 
 SIZE = (64, 64)

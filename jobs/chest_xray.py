@@ -107,9 +107,10 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Do what is missing and print the table."""
     from uapray.cli.running import run_with_progress
-    from uapray.experiment import Resources, Summary, standing_rows
+    from uapray.experiment import Summary, standing_rows
     from uapray.on_ray.session import holdings
     from uapray.plan import plan_grid
+    from uapray.resources import Resources
     from uapray.store.results import open_results
 
     results = open_results(arguments.store)

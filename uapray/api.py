@@ -17,10 +17,10 @@ from uapray.config import Budget, Search, Seed, Settings, Threat, nearest, parse
 from uapray.coordinator import Measurement, Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.experiment import Resources, open_pool
 from uapray.measures import Outcome, Visibility
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
+from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, class_index, find, judge, norms
 
 PoolKind = Literal["local", "ray"]

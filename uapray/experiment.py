@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,53 +17,24 @@ from uapray import rows
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.coordinator import Snapshot
-from uapray.data.images import ImageSet, hold_out
+from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
-from uapray.models.card import Card, Classifier, check_fits
-from uapray.models.scores import Scores, classifier_rows, score_classifier
+from uapray.models.card import Classifier, check_fits
+from uapray.models.scores import classifier_rows
 from uapray.models.training import EpochReport
-from uapray.models.weights import load_classifier, load_for, make_classifier, save_classifier
-from uapray.models.zoo import build
-from uapray.on_ray.pool import RayPool
+from uapray.models.weights import load_classifier, load_for, save_classifier
 from uapray.on_ray.session import expect_room
-from uapray.on_ray.training import fit_on_ray
-from uapray.plan import Plan, Source, TrainStep, TrialStep, Victim
-from uapray.pool import LocalPool, ReplicaPool
+from uapray.plan import Plan, Source, TrialStep, Victim
+from uapray.pool import ReplicaPool
 from uapray.query import query
-from uapray.replica import Batch, Replica
+from uapray.replica import Batch
+from uapray.resources import Resources, open_pool
 from uapray.store.results import Results
 from uapray.store.runs import Noting, noting
+from uapray.train_step import initial_classifier, train_classifier
 from uapray.trial import Arena, Found, Judgement, class_index, find, judge
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Where replicas and training workers run, and what each may take.
-
-    Attributes:
-        kind: ``ray``, or ``local`` for one replica in this process.
-        replicas: Replicas of one classifier; with Ray only.
-        workers: Training workers.
-        cpus: Cores of each, which are also its threads.
-        gpus: GPUs of each.
-        concurrency: Trials that share the replicas of a classifier at the same time.
-        may_grow: Whether the cluster may get more nodes, so that what does not fit yet is waited for.
-    """
-
-    kind: str = "ray"
-    replicas: int = 1
-    workers: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    concurrency: int = 2
-    may_grow: bool = False
-
-    @property
-    def device(self) -> str:
-        """Device of the replicas."""
-        return "cuda" if self.gpus else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,104 +214,6 @@ def _sample(source: Source, judged: Sequence[str]) -> ImageSet:
         came = ", ".join(f"{split} {size}" for split, size in sizes.items())
         raise DataError(f"{source.name}: expected splits of one size, got {came}; name a 'size' to bring them to")
     return kept["train"].select(np.arange(min(2, len(kept["train"]))))
-
-
-@contextmanager
-def open_pool(
-    classifier: Classifier,
-    images: Mapping[str, ImageSet],
-    resources: Resources,
-    while_waiting: Callable[[], None] = lambda: None,
-) -> Iterator[ReplicaPool]:
-    """Provide replicas of a classifier that hold the image sets, and free them at the end."""
-    decks = {name: one.images for name, one in images.items()}
-    if resources.kind == "local":
-        yield LocalPool(Replica(classifier.module, decks, device=resources.device))
-        return
-    pool = RayPool(
-        classifier.module,
-        decks,
-        replicas=resources.replicas,
-        cpus=resources.cpus,
-        gpus=resources.gpus,
-        may_grow=resources.may_grow,
-        while_waiting=while_waiting,
-    )
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def train_classifier(
-    step: TrainStep,
-    images: Mapping[str, ImageSet],
-    initial: Classifier,
-    resources: Resources,
-    on_epoch: Callable[[EpochReport], None] = lambda _: None,
-    while_waiting: Callable[[], None] = lambda: None,
-) -> tuple[Classifier, dict[str, Scores]]:
-    """Train a classifier and measure it on its splits.
-
-    The epoch is chosen on a part of the train split, held out by group, or on the split ``val`` if there is
-    one; the other splits are measured once, at the end.
-
-    Returns:
-        The classifier, and its scores by split, which its card holds too.
-    """
-    if "val" in images:
-        train, validation = images["train"], images["val"]
-    else:
-        train, validation = hold_out(images["train"], step.recipe.validation_share, step.seed)
-    fitted = fit_on_ray(
-        initial.module,
-        train,
-        validation,
-        step.recipe,
-        seed=step.seed,
-        workers=resources.workers,
-        cpus=resources.cpus,
-        gpus=resources.gpus,
-        may_grow=resources.may_grow,
-        on_epoch=on_epoch,
-        while_waiting=while_waiting,
-    )
-    initial.module.load_state_dict(fitted.state)
-    classifier = make_classifier(initial.module, initial.card)
-    scores = {name: score_classifier(classifier, one) for name, one in images.items()}
-    metrics = {name: one.plain() for name, one in scores.items()}
-    card = classifier.card.model_copy(update={"metrics": metrics})
-    return Classifier(classifier.module, card, classifier.sha256), scores
-
-
-def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
-    """Build the classifier that training begins with.
-
-    Raises:
-        ClassifierError: If the architecture is unknown, too large for the images, or the weights are another's.
-    """
-    module = build(
-        step.architecture,
-        classes=len(images.class_names),
-        channels=images.channels,
-        size=images.size,
-        initial_weights=step.initial_weights,
-        seed=step.seed,
-    )
-    card = Card(
-        architecture=step.architecture,
-        class_names=images.class_names,
-        channels=images.channels,
-        size=images.size,
-        initial_weights=step.initial_weights,
-        recipe=step.recipe.model_dump(mode="json"),
-        seed=step.seed,
-        data=step.source.name,
-        data_sha256=step.source.data.sha256,
-        mean=tuple(module.mean.flatten().tolist()),
-        std=tuple(module.std.flatten().tolist()),
-    )
-    return make_classifier(module, card)
 
 
 def _prepare(victim: Victim, sample: ImageSet, results: Results) -> Classifier | None:

@@ -14,10 +14,11 @@ from uapray.attack.objective import Objective
 from uapray.attack.projection import length, mean_norm, order
 from uapray.attack.rules import Rule, sga, spgd
 from uapray.config import Search, Threat
-from uapray.coordinator import Measurement, Snapshot, Task, pace_of, search
+from uapray.coordinator import Measurement, Snapshot, Task, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
+from uapray.pace import pace_of
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 
 STEP_SIZES = {("spgd", "linf"): 0.8, ("spgd", "l2"): 0.4, ("sga", "linf"): 0.4, ("sga", "l2"): 0.4}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from uapray.cli.running import run_with_progress
-from uapray.experiment import Resources
 from uapray.grid import parse_grid
 from uapray.plan import plan_grid
 from uapray.query import query
+from uapray.resources import Resources
 from uapray.store.results import open_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

@@ -17,12 +17,12 @@ from uapray.attack.objective import Objective
 from uapray.config import Threat
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.experiment import Resources, open_pool
 from uapray.models.card import Classifier
 from uapray.models.weights import wrap_module
 from uapray.models.zoo import build
 from uapray.on_ray.pool import RayPool
 from uapray.replica import Batch
+from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, Found, find
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

@@ -30,12 +30,12 @@ def demo(
     """
     from uapray.cli.running import run_with_progress
     from uapray.cli.tables import interval, percent, show
-    from uapray.experiment import Resources
     from uapray.grid import parse_grid
     from uapray.objects import write_uri
     from uapray.plan import plan_grid
     from uapray.query import query
     from uapray.report.page import write_report
+    from uapray.resources import Resources
     from uapray.store.results import open_results
 
     store = f"{out}/store"

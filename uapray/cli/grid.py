@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Run what is missing of a grid. Safe to repeat and to interrupt: finished trials are never run again."""
     from uapray.cli.running import may_grow, run_with_progress
-    from uapray.experiment import Resources
+    from uapray.resources import Resources
     from uapray.store.results import open_results
 
     results = open_results(store)

@@ -39,12 +39,13 @@ def train(
     from uapray.cli.running import may_grow
     from uapray.data.dataset import open_data
     from uapray.errors import ClassifierError, DataError
-    from uapray.experiment import Resources, initial_classifier, train_classifier
     from uapray.models.weights import save_classifier
     from uapray.models.zoo import canonical
     from uapray.objects import check_uri
     from uapray.on_ray.session import session
     from uapray.plan import Source, TrainStep
+    from uapray.resources import Resources
+    from uapray.train_step import initial_classifier, train_classifier
 
     if not out.endswith(".safetensors"):
         raise ClassifierError(f"--out: expected a name ending in .safetensors, got {out}")

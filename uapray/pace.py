@@ -1,0 +1,41 @@
+"""How a pass over the source images is divided into rounds and measurements."""
+
+from dataclasses import dataclass
+
+from uapray.config import Search
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a pass over the source images is divided.
+
+    Attributes:
+        batch_size: Images of a batch; all of them where there are fewer than asked for.
+        batches_a_round: Batches between two changes of the perturbation.
+        rounds_an_epoch: Rounds of one pass.
+        legs_an_epoch: Measurements of one pass, a leg before each.
+    """
+
+    batch_size: int
+    batches_a_round: int
+    rounds_an_epoch: int
+    legs_an_epoch: int
+
+    @property
+    def round_size(self) -> int:
+        """Images of a round."""
+        return self.batches_a_round * self.batch_size
+
+    @property
+    def rounds_a_leg(self) -> int:
+        """Rounds of the shortest leg."""
+        return self.rounds_an_epoch // self.legs_an_epoch
+
+
+def pace_of(images: int, settings: Search) -> Pace:
+    """Return how a search of that many source images goes on: whole batches, whole rounds."""
+    size = min(settings.batch_size, images)
+    whole = images // size
+    per_round = min(max(1, settings.round_size // size), whole)
+    rounds = whole // per_round
+    return Pace(size, per_round, rounds, min(settings.measures_per_epoch, rounds))

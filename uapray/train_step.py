@@ -1,0 +1,84 @@
+"""One training step: from initial weights to a classifier with its scores."""
+
+from collections.abc import Callable, Mapping
+
+from uapray.data.images import ImageSet, hold_out
+from uapray.models.card import Card, Classifier
+from uapray.models.scores import Scores, score_classifier
+from uapray.models.training import EpochReport
+from uapray.models.weights import make_classifier
+from uapray.models.zoo import build
+from uapray.on_ray.training import fit_on_ray
+from uapray.plan import TrainStep
+from uapray.resources import Resources
+
+
+def train_classifier(
+    step: TrainStep,
+    images: Mapping[str, ImageSet],
+    initial: Classifier,
+    resources: Resources,
+    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> tuple[Classifier, dict[str, Scores]]:
+    """Train a classifier and measure it on its splits.
+
+    The epoch is chosen on a part of the train split, held out by group, or on the split ``val`` if there is
+    one; the other splits are measured once, at the end.
+
+    Returns:
+        The classifier, and its scores by split, which its card holds too.
+    """
+    if "val" in images:
+        train, validation = images["train"], images["val"]
+    else:
+        train, validation = hold_out(images["train"], step.recipe.validation_share, step.seed)
+    fitted = fit_on_ray(
+        initial.module,
+        train,
+        validation,
+        step.recipe,
+        seed=step.seed,
+        workers=resources.workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        may_grow=resources.may_grow,
+        on_epoch=on_epoch,
+        while_waiting=while_waiting,
+    )
+    initial.module.load_state_dict(fitted.state)
+    classifier = make_classifier(initial.module, initial.card)
+    scores = {name: score_classifier(classifier, one) for name, one in images.items()}
+    metrics = {name: one.plain() for name, one in scores.items()}
+    card = classifier.card.model_copy(update={"metrics": metrics})
+    return Classifier(classifier.module, card, classifier.sha256), scores
+
+
+def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
+    """Build the classifier that training begins with.
+
+    Raises:
+        ClassifierError: If the architecture is unknown, too large for the images, or the weights are another's.
+    """
+    module = build(
+        step.architecture,
+        classes=len(images.class_names),
+        channels=images.channels,
+        size=images.size,
+        initial_weights=step.initial_weights,
+        seed=step.seed,
+    )
+    card = Card(
+        architecture=step.architecture,
+        class_names=images.class_names,
+        channels=images.channels,
+        size=images.size,
+        initial_weights=step.initial_weights,
+        recipe=step.recipe.model_dump(mode="json"),
+        seed=step.seed,
+        data=step.source.name,
+        data_sha256=step.source.data.sha256,
+        mean=tuple(module.mean.flatten().tolist()),
+        std=tuple(module.std.flatten().tolist()),
+    )
+    return make_classifier(module, card)
