@@ -17,7 +17,7 @@ from uapray.attack.projection import extend, length
 from uapray.attack.rules import Rule, State
 from uapray.config import Budget, Search
 from uapray.errors import TrialError
-from uapray.pace import pace_of
+from uapray.pace import Pace, pace_of
 from uapray.pool import Deck, ReplicaPool, predicted
 
 ROUNDING = 1e-9  # 0.07 passes of 100 rounds are 7 rounds, not 7.000000000000001
@@ -195,7 +195,7 @@ def search(pool: ReplicaPool, rule: Rule, task: Task, settings: Search) -> Itera
         spent = sum(s.rounds - old.rounds for s, old in zip(walked, now.starts, strict=True)) * pace.round_size
         now = replace(now, starts=walked, image_gradients=now.image_gradients + spent)
         done += len(walked)
-        now = _judge(pool, task, now, epoch=until / rounds_an_epoch, round_size=pace.round_size)
+        now = _judge(pool, task, now, pace)
         if leg + 1 == screening:
             now = replace(now, starts=_keep(now, survivors))
         now = replace(now, share_done=done / planned)
@@ -212,7 +212,7 @@ def rate(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Ob
     return float(np.mean(hit))
 
 
-def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, round_size: int) -> Snapshot:
+def _judge(pool: ReplicaPool, task: Task, now: Snapshot, pace: Pace) -> Snapshot:
     """Measure the surface point of each start on the validation part and keep the best of all so far."""
     rows = []
     for start in now.starts:
@@ -228,8 +228,8 @@ def _judge(pool: ReplicaPool, task: Task, now: Snapshot, *, epoch: float, round_
             Measurement(
                 start=start.index,
                 round=start.rounds,
-                epoch=epoch,
-                images_used=_images_seen(task, start, epoch, round_size),
+                epoch=start.rounds / pace.rounds_an_epoch,
+                images_used=_images_seen(task, start, pace),
                 image_gradients=now.image_gradients,
                 image_queries=now.image_queries,
                 l2=length(candidate, p=2),
@@ -246,14 +246,14 @@ def _order_seed(task: Task, start: Start) -> int:
     return task.seed * 1000 + start.index
 
 
-def _images_seen(task: Task, start: Start, epoch: float, round_size: int) -> int:
+def _images_seen(task: Task, start: Start, pace: Pace) -> int:
     """Return how many different images a start has taken gradients of."""
-    passes, left = divmod(start.rounds, max(1, round(start.rounds / epoch)))
+    passes, left = divmod(start.rounds, pace.rounds_an_epoch)
     seen: set[int] = set()
     for number in range(passes + 1):
         order = task.source.order(seed=_order_seed(task, start), epoch=number)
-        whole = len(order) // round_size * round_size
-        seen.update(order[: whole if number < passes else left * round_size].tolist())
+        rounds = pace.rounds_an_epoch if number < passes else left
+        seen.update(order[: rounds * pace.round_size].tolist())
     return len(seen)
 
 

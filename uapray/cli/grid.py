@@ -117,11 +117,10 @@ def status(
                 f"{one['latest']:%Y-%m-%d %H:%M} UTC" if one else "–",
             ]
         )
-    if not rows:
-        typer.echo(f"{store}: no results yet")
-    columns = ["grid", "trials done", "running", "failed", "to do", "rows", "latest"]
     if rows:
-        tables.show(store, columns, rows)
+        tables.show(store, ["grid", "trials done", "running", "failed", "to do", "rows", "latest"], rows)
+    else:
+        typer.echo(f"{store}: no results yet")
     if failed:
         why = [
             [one["trial_id"], one["step"], f"{one['error']}: {one['message'][:80]}", str(one["attempt"])]
