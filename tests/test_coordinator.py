@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -14,7 +15,9 @@ from uapray.attack.objective import Objective
 from uapray.attack.projection import extend, length, order
 from uapray.attack.rules import Rule, sga, spgd
 from uapray.config import Budget, Search
-from uapray.coordinator import Snapshot, Task, first_starts, rate, search
+from uapray.coordinator import Snapshot, Task, search
+from uapray.panel import Member, rate
+from uapray.rounds import Rounds
 
 SHAPE = (1, 8, 7)
 RULES = ("spgd", "sga")
@@ -39,17 +42,21 @@ def task_of(
     seed: int = 0,
 ) -> Task:
     source, validation = decks_of(module, pool, count, count // 4 if held is None else held)
-    return Task(order(norm), xi, Objective(target), SHAPE, classes, source, validation, seed)
+    return Task(order(norm), xi, Objective(target), SHAPE, classes, (Member(pool, source, validation),), seed)
 
 
-def last(pool: CountingPool, task: Task, settings: Search) -> Snapshot:
-    *_, snapshot = search(pool, rule_of(settings.rule, task.p, task.xi), task, settings)
+def walked(task: Task, settings: Search) -> Iterator[Snapshot]:
+    return search(Rounds(rule_of(settings.rule, task.p, task.xi), task, settings), task, settings)
+
+
+def last(task: Task, settings: Search) -> Snapshot:
+    *_, snapshot = walked(task, settings)
     return snapshot
 
 
 def settings_of(rule: str, *, size: int = 8, **changes: object) -> Search:
     pace = {"batch_size": size, "round_size": size, "screen_epochs": 0.5, "measures_per_epoch": 2}
-    return Search.model_validate({"rule": rule, **pace, **changes})
+    return Search.model_validate({"rule": rule, **pace, "starts": 4, "budget": Budget(max_epochs=4), **changes})
 
 
 # Known answers
@@ -65,7 +72,7 @@ def test_of_a_linear_victim_the_best_perturbation_is_found(rule: str, norm: str,
     assert up != down
     pool = pool_of(victim.module, {"train": images})
     task = task_of(victim.module, pool, 80, norm=norm, xi=xi, held=20, classes=2)
-    found = last(pool, task, settings_of(rule))
+    found = last(task, settings_of(rule))
     best = victim.best(norm, xi) * (1 if up > down else -1)
     assert found.best_rate == max(up, down) / 20
     torch.testing.assert_close(found.best, best, rtol=0, atol=1e-6 * xi)
@@ -80,7 +87,7 @@ def test_of_a_linear_victim_the_best_way_to_a_target_is_found(rule: str, norm: s
     xi = 0.01 if norm == "linf" else 0.06
     pool = pool_of(victim, {"train": images})
     task = task_of(victim, pool, 80, norm=norm, xi=xi, held=20, target=target)
-    found = last(pool, task, settings_of(rule))
+    found = last(task, settings_of(rule))
     torch.testing.assert_close(found.best, xi * towards, rtol=0, atol=1e-6 * xi)
     pixels = torch.from_numpy(images[60:]).permute(0, 3, 1, 2).double() / 255
     reached = victim.double()(pixels + xi * towards.double()).argmax(1) == target
@@ -94,7 +101,7 @@ def test_a_victim_so_sure_that_its_gradients_vanish_is_beaten_by_the_directed_st
     plain = two_class(images, share=0.3)
     sure = TwoClass(plain.w * 3000, plain.b * 3000)
     pool = pool_of(sure.module, {"train": images})
-    found = last(pool, task_of(sure.module, pool, 80, xi=0.02, held=20, classes=2), settings_of(rule))
+    found = last(task_of(sure.module, pool, 80, xi=0.02, held=20, classes=2), settings_of(rule))
     assert found.best_rate == max(plain.fooled(images[60:], "linf", 0.02)) / 20
 
 
@@ -119,9 +126,8 @@ def test_starts_aim_at_rare_classes_first_and_lie_in_the_ball(
 ) -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, len(IMAGES), norm=norm, target=target, seed=seed)
-    rule = rule_of("spgd", task.p, task.xi)
-    made = first_starts(task, Search(starts=starts), rule)
-    again = first_starts(task, Search(starts=starts), rule)
+    walk = Rounds(rule_of("spgd", task.p, task.xi), task, Search(starts=starts))
+    made, again = walk.begin(), walk.begin()
     every_class_has_one = target is None and starts // 2 >= 3
     assert [start.index for start in made] == list(range(3 if every_class_has_one else starts))
     assert all(torch.equal(a.state.v, b.state.v) for a, b in zip(made, again, strict=True))
@@ -149,7 +155,7 @@ IMAGES = grey_levels(60, seed=8)
 
 def bits(seed: int = 0, rule: str = "spgd", norm: str = "linf", target: int | None = None) -> torch.Tensor:
     pool = pool_of(CNN, {"train": IMAGES})
-    return last(pool, task_of(CNN, pool, 60, norm=norm, target=target, seed=seed), settings_of(rule)).best
+    return last(task_of(CNN, pool, 60, norm=norm, target=target, seed=seed), settings_of(rule)).best
 
 
 @pytest.mark.parametrize("target", [None, 1])
@@ -172,7 +178,7 @@ def test_searches_that_share_a_pool_do_not_disturb_each_other() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     tasks = [task_of(CNN, pool, 60, seed=seed) for seed in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        shared = list(threads.map(lambda task: last(pool, task, settings_of("spgd")).best, tasks))
+        shared = list(threads.map(lambda task: last(task, settings_of("spgd")).best, tasks))
     assert all(torch.equal(best, bits(seed)) for seed, best in enumerate(shared))
 
 
@@ -187,7 +193,7 @@ def test_a_search_can_be_followed_step_by_step() -> None:
     settings = settings_of("spgd", starts=4, survivors=2, screen_epochs=0.5, measures_per_epoch=2)
     best, share, gradients, queries, seen = -1.0, 0.0, 0, 60, []
     kept = torch.zeros(SHAPE)
-    for snapshot in search(pool, rule_of("spgd", task.p, task.xi), task, settings):
+    for snapshot in walked(task, settings):
         assert snapshot.best_rate >= best
         assert share < snapshot.share_done <= 1
         assert len(snapshot.measured) == (4 if snapshot.share_done < 0.3 else 2)
@@ -207,7 +213,7 @@ def test_a_search_can_be_followed_step_by_step() -> None:
         kept = snapshot.best
         best, share = snapshot.best_rate, snapshot.share_done
     assert share == 1
-    assert snapshot.measured[-1].epoch == settings.budget.max_epochs
+    assert snapshot.measured[-1].epoch == settings.max_epochs
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -219,7 +225,7 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
     settings = Search.model_validate(
         {"rule": rule, "batch_size": 5, "round_size": 10, "starts": 1, "measures_per_epoch": 2, "budget": budget}
     )
-    found = last(pool, task, settings)
+    found = last(task, settings)
     asked = list(pool.gradients)
 
     played = rule_of(rule, task.p, task.xi)
@@ -231,7 +237,10 @@ def test_a_search_with_one_start_is_a_plain_loop(rule: str, norm: str) -> None:
         state = played.step(state, pool.gradient(state.point, within, Objective()), number / 4)
         if number % 2:
             candidate = extend(state.v, p=task.p, xi=task.xi)
-            logits, clean = pool.logits(candidate, task.validation.in_turn()), task.validation.reference
+            logits, clean = (
+                pool.logits(candidate, task.members[0].validation.in_turn()),
+                task.members[0].validation.reference,
+            )
             sure = Objective().certainty(torch.from_numpy(logits), torch.from_numpy(clean))
             if sure > certainty and state.v.any():
                 best, best_rate, certainty = candidate, float(np.mean(logits.argmax(1) != clean)), sure
@@ -245,7 +254,7 @@ def test_starts_aim_at_classes_while_they_are_screened_and_nowhere_afterwards() 
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60)
     settings = settings_of("spgd", starts=5, survivors=5, screen_epochs=0.5, measures_per_epoch=2)
-    legs = search(pool, rule_of("spgd", task.p, task.xi), task, settings)
+    legs = walked(task, settings)
     next(legs)
     rarest = np.argsort(np.bincount(task.source.reference, minlength=3), kind="stable")[:2]
     assert set(pool.objectives) == {Objective(), *(Objective(int(label)) for label in rarest)}
@@ -257,7 +266,7 @@ def test_starts_aim_at_classes_while_they_are_screened_and_nowhere_afterwards() 
 def test_the_best_starts_survive_in_their_order() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     settings = settings_of("spgd", starts=5, survivors=2, measures_per_epoch=1, screen_epochs=1)
-    first, second, *_ = search(pool, rule_of("spgd", math.inf, 0.05), task_of(CNN, pool, 60), settings)
+    first, second, *_ = walked(task_of(CNN, pool, 60), settings)
     ranked = sorted(first.measured, key=lambda row: (-row.certainty, row.start))
     assert [row.start for row in second.measured] == sorted(row.start for row in ranked[:2])
 
@@ -265,8 +274,8 @@ def test_the_best_starts_survive_in_their_order() -> None:
 def test_a_targeted_search_reports_both_rates() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60, target=2)
-    found = last(pool, task, settings_of("spgd"))
-    said = pool.logits(found.best, task.validation.in_turn()).argmax(1)
+    found = last(task, settings_of("spgd"))
+    said = pool.logits(found.best, task.members[0].validation.in_turn()).argmax(1)
     assert found.best_rate == float(np.mean(said == 2))
     for row in found.measured:
         assert row.targeted_success_rate is not None
@@ -301,7 +310,7 @@ def test_no_budget_is_exceeded_and_every_count_is_true(data: st.DataObject) -> N
     pool = pool_of(module, {"train": IMAGES})
     task = task_of(module, pool, count, held=held, classes=2)
     queries_before = count
-    snapshots = list(search(pool, rule_of(settings.rule, task.p, task.xi), task, settings))
+    snapshots = list(walked(task, settings))
 
     spent = snapshots[-1].image_gradients if snapshots else 0
     asked = snapshots[-1].image_queries if snapshots else queries_before
@@ -324,34 +333,34 @@ def test_no_budget_is_exceeded_and_every_count_is_true(data: st.DataObject) -> N
 
 def test_a_budget_that_is_not_in_the_way_changes_no_bit() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
-    free = last(pool, task_of(CNN, pool, 60), settings_of("spgd"))
+    free = last(task_of(CNN, pool, 60), settings_of("spgd"))
     wide = Budget(max_image_gradients=free.image_gradients, max_image_queries=free.image_queries, stop_rate=1)
-    held = last(pool, task_of(CNN, pool, 60), settings_of("spgd", budget=wide))
+    held = last(task_of(CNN, pool, 60), settings_of("spgd", budget=wide))
     assert torch.equal(held.best, free.best)
     assert held.image_gradients == free.image_gradients
 
 
 def test_a_stop_rate_stops() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
-    free = list(search(pool, rule_of("spgd", math.inf, 0.3), task_of(CNN, pool, 60, xi=0.3), settings_of("spgd")))
+    free = list(walked(task_of(CNN, pool, 60, xi=0.3), settings_of("spgd")))
     assert free[0].best_rate > 0.2
     budget = Budget(stop_rate=free[0].best_rate)
     task = task_of(CNN, pool, 60, xi=0.3)
-    (only,) = search(pool, rule_of("spgd", math.inf, 0.3), task, settings_of("spgd", budget=budget))
+    (only,) = walked(task, settings_of("spgd", budget=budget))
     assert torch.equal(only.best, free[0].best)
 
 
 def test_time_stops() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     settings = settings_of("spgd", budget=Budget(max_seconds=1e-6))
-    assert len(list(search(pool, rule_of("spgd", math.inf, 0.1), task_of(CNN, pool, 60), settings))) == 1
+    assert len(list(walked(task_of(CNN, pool, 60), settings))) == 1
 
 
 @pytest.mark.parametrize(("passes", "rounds"), [(0.25, 1), (0.5, 2), (1, 4), (1.5, 6), (2, 8)])
 def test_passes_are_kept_to_the_round(passes: float, rounds: int) -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     settings = settings_of("spgd", starts=1, budget=Budget(max_epochs=passes))
-    found = last(pool, task_of(CNN, pool, 40, held=8), settings)
+    found = last(task_of(CNN, pool, 40, held=8), settings)
     assert found.measured[-1].round == rounds
     assert found.image_gradients == rounds * 8
 
@@ -362,7 +371,7 @@ def test_passes_that_are_whole_rounds_but_for_rounding_are_not_rounded_up() -> N
     module = two_class(images, share=0.5).module
     pool = pool_of(module, {"train": images})
     settings = settings_of("spgd", size=1, starts=1, budget=Budget(max_epochs=0.07))
-    assert last(pool, task_of(module, pool, 101, held=1, classes=2), settings).measured[-1].round == 7
+    assert last(task_of(module, pool, 101, held=1, classes=2), settings).measured[-1].round == 7
 
 
 def test_images_used_are_those_that_gradients_were_taken_of() -> None:
@@ -371,7 +380,7 @@ def test_images_used_are_those_that_gradients_were_taken_of() -> None:
     pool = pool_of(module, {"train": images})
     settings = settings_of("spgd", size=8, starts=1, measures_per_epoch=1, budget=Budget(max_epochs=3))
     task = task_of(module, pool, 27, held=4, classes=2)
-    for snapshot in search(pool, rule_of("spgd", task.p, task.xi), task, settings):
+    for snapshot in walked(task, settings):
         distinct = {row for batch in pool.gradients for row in batch}
         assert snapshot.measured[0].images_used == len(distinct)
 
@@ -380,6 +389,6 @@ def test_images_used_are_those_that_gradients_were_taken_of() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_few_images_are_enough(rule: str, count: int, held: int, size: int) -> None:
     pool = pool_of(CNN, {"train": IMAGES})
-    found = last(pool, task_of(CNN, pool, count, held=held), settings_of(rule, size=size))
+    found = last(task_of(CNN, pool, count, held=held), settings_of(rule, size=size))
     assert found.image_gradients == pool.image_gradients > 0
     assert found.best.isfinite().all()

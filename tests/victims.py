@@ -197,11 +197,13 @@ class CountingPool:
     queries: list[int] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
-    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+    def gradient(
+        self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
+    ) -> PartialUpdate:
         with self._lock:
             self.gradients.extend(tuple(batch.indices.tolist()) for batch in batches)
             self.objectives.append(objective)
-        return self.pool.gradient(v, batches, objective)
+        return self.pool.gradient(v, batches, objective, along)
 
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         with self._lock:

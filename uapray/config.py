@@ -1,6 +1,7 @@
 """Frozen settings, checked once at the border."""
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -10,7 +11,53 @@ from pydantic.fields import FieldInfo
 from uapray.errors import ConfigError
 
 Norm = Literal["l2", "linf"]
-RuleName = Literal["spgd", "sga", "random"]
+RuleName = Literal[
+    "aimed-ascent",
+    "spgd",
+    "sga",
+    "df-uap",
+    "cosine-uap",
+    "uap-fgsm",
+    "uap-deepfool",
+    "hill-climb",
+    "cma-es",
+    "pso",
+    "de",
+    "ga",
+    "random",
+]
+LossName = Literal["cross-entropy", "margin", "cosine"]
+InitName = Literal["zero", "random", "gradient"]
+Feedback = Literal["scores", "labels"]
+SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
+BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
+
+# What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "aimed-ascent": {"starts": 4},
+    "spgd": {"clamp": 9.0},
+    "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
+    "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
+    "uap-fgsm": {"measures_per_epoch": 1},
+    "uap-deepfool": {"measures_per_epoch": 1},
+}
+# First steps as shares of xi, for linf and l2.
+STEP_SIZES: Mapping[str, tuple[float, float]] = {
+    "aimed-ascent": (0.8, 0.4),
+    "spgd": (0.8, 0.4),
+    "sga": (0.4, 0.4),
+    "df-uap": (0.1276, 0.1276),
+    "cosine-uap": (0.1276, 0.1276),
+    "uap-fgsm": (0.25, 0.25),
+    "uap-deepfool": (1.0, 1.0),
+    "hill-climb": (0.2, 0.2),
+    "cma-es": (0.3, 0.3),
+    "pso": (0.3, 0.3),
+    "de": (0.3, 0.3),
+    "ga": (0.3, 0.3),
+}
+MAX_EPOCHS: Mapping[str, float] = {"aimed-ascent": 2.0, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
+_USUAL_EPOCHS = 20.0
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -24,14 +71,15 @@ class Budget(Settings):
     """When a search stops: at whichever limit it meets first.
 
     Attributes:
-        max_epochs: Passes over the source images that a start makes.
+        max_epochs: Passes over the source images that a start makes. None: the rule's own, unless one of the
+            three limits below is named; then there is no limit of passes.
         max_image_gradients: Image-gradients, all starts together.
         max_image_queries: Forward passes of an image without gradient, all starts together.
         max_seconds: Wall time; the one limit that makes a result depend on the machine.
         stop_rate: Fooling rate (targeted: targeted success rate) on the validation part that is enough.
     """
 
-    max_epochs: float = Field(4.0, gt=0)
+    max_epochs: float | None = Field(None, gt=0)
     max_image_gradients: int | None = Field(None, gt=0)
     max_image_queries: int | None = Field(None, gt=0)
     max_seconds: float | None = Field(None, gt=0)
@@ -39,16 +87,27 @@ class Budget(Settings):
 
 
 class Search(Settings):
-    """How a rule looks for the perturbation.
+    """How a rule looks for the perturbation. What is not given is what the rule is best with (``PRESETS``).
 
     Attributes:
-        rule: ``spgd``, ``sga``, or the control ``random``.
+        rule: The update rule, or the control ``random``.
+        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin`` or ``cosine``.
+        clamp: What a single image's loss counts for at most; None: no limit.
         batch_size: Images that a replica differentiates at once. Part of a result's identity.
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
-        step_size: First step as a share of xi; None: the rule's own default.
+        step_size: First step as a share of xi; None: the rule's own, by norm.
         step_decay: What the step is multiplied with from one pass to the next.
+        momentum: Share of the earlier rounds' gradients that is kept from round to round.
+        init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
+            ``gradient`` direction of the source images.
+        clip: Whether pixels are clipped to [0, 1] in the search; when judged they always are.
         inner_rounds: ``sga`` only: rounds that the inner point walks before the perturbation moves; at most those
             between two measurements.
+        overshoot: ``uap-deepfool`` only: how much longer than needed a step across the boundary is.
+        inner_steps: ``uap-deepfool`` only: steps to the boundary at most.
+        frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched.
+        feedback: Black-box rules: whether the classifier tells ``scores`` or ``labels`` only.
+        population: Black-box rules: candidates of a generation; None: the rule's own.
         starts: Searches begun; the search has several basins. A nontargeted search of a classifier of few classes
             begins one a class, if that is no more than half of them.
         screen_epochs: Passes each start makes before the best ``survivors`` go on.
@@ -59,13 +118,23 @@ class Search(Settings):
         budget: When to stop.
     """
 
-    rule: RuleName = "spgd"
+    rule: RuleName = "aimed-ascent"
+    loss: LossName = "cross-entropy"
+    clamp: float | None = Field(None, gt=0)
     batch_size: int = Field(16, gt=0)
     round_size: int = Field(16, gt=0)
     step_size: float | None = Field(None, gt=0)
     step_decay: float = Field(0.6, gt=0, le=1)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    init: InitName = "zero"
+    clip: bool = True
     inner_rounds: int = Field(10, gt=0)
-    starts: int = Field(4, gt=0)
+    overshoot: float = Field(0.02, ge=0)
+    inner_steps: int = Field(10, gt=0)
+    frequencies: int = Field(28, gt=0)
+    feedback: Feedback = "scores"
+    population: int | None = Field(None, gt=1)
+    starts: int = Field(1, gt=0)
     screen_epochs: float = Field(0.25, gt=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
@@ -73,11 +142,32 @@ class Search(Settings):
     measures_per_epoch: int = Field(4, gt=0)
     budget: Budget = Budget()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _best_of_the_rule(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        rule = values.get("rule", cls.model_fields["rule"].default)
+        return {**PRESETS.get(rule, {}), **values} if isinstance(rule, str) else values
+
     @model_validator(mode="after")
     def _rounds_are_whole_batches(self) -> Self:
         if self.round_size % self.batch_size:
             raise ValueError(f"round_size: expected a multiple of batch_size {self.batch_size}, got {self.round_size}")
         return self
+
+    @property
+    def max_epochs(self) -> float:
+        """Passes over the source images that a start makes at most."""
+        budget = self.budget
+        if budget.max_epochs is not None:
+            return budget.max_epochs
+        named = (budget.max_image_gradients, budget.max_image_queries, budget.max_seconds)
+        return MAX_EPOCHS.get(self.rule, _USUAL_EPOCHS) if named == (None, None, None) else math.inf
+
+    def first_step(self, norm: Norm) -> float:
+        """Return the length of the first step as a share of xi."""
+        return self.step_size or STEP_SIZES[self.rule][norm == "l2"]
 
 
 class Threat(Settings):

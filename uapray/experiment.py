@@ -267,9 +267,11 @@ class _Stoppable:
     pool: ReplicaPool
     check: Callable[[], None]
 
-    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+    def gradient(
+        self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
+    ) -> PartialUpdate:
         self.check()
-        return self.pool.gradient(v, batches, objective)
+        return self.pool.gradient(v, batches, objective, along)
 
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         self.check()

@@ -10,8 +10,7 @@ from itertools import product
 from typing import Any
 
 from uapray import objects
-from uapray.config import Search, Threat
-from uapray.coordinator import how_many_starts
+from uapray.config import BLACK_BOX, Norm, Search, Threat
 from uapray.data.dataset import DataSet, open_data
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -21,6 +20,7 @@ from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
 from uapray.records import key_of
+from uapray.rounds import how_many_starts
 from uapray.trial import class_index
 
 
@@ -124,7 +124,7 @@ class TrialStep:
                 "classifier": self.victim.key,
                 "data": self.source.key,
                 "threat": self.threat.model_dump(mode="json"),
-                "search": _identity(self.search),
+                "search": _identity(self.search, self.threat.norm),
                 "seed": self.seed,
             },
         )
@@ -136,15 +136,16 @@ class TrialStep:
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
         search, budget = self.search, self.search.budget
-        if search.rule == "random":
+        if search.rule == "random" or search.rule in BLACK_BOX:
             return 0
         count = self.source.count("train")
         images = count - min(count * search.validation_share, search.max_validation_images)
         classes, targeted = len(self.source.data.class_names), self.threat.target is not None
         starts, _ = how_many_starts(search, classes, targeted=targeted)
-        epochs = starts * search.screen_epochs
-        epochs += min(search.survivors, starts) * max(0.0, budget.max_epochs - search.screen_epochs)
-        return min(int(images * epochs), budget.max_image_gradients or 2**62)
+        screened = search.screen_epochs if starts > 1 else 0.0
+        epochs = starts * screened + min(search.survivors, starts) * max(0.0, search.max_epochs - screened)
+        most = budget.max_image_gradients or 2**62
+        return int(min(images * epochs, most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,6 +277,9 @@ def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _identity(search: Search) -> Mapping[str, Any]:
-    """Return the settings that decide a search's result; a control depends on its rule alone."""
-    return {"rule": search.rule} if search.rule == "random" else search.model_dump(mode="json")
+def _identity(search: Search, norm: Norm) -> Mapping[str, Any]:
+    """Return the settings that decide a search's result, the rule's own among them; a control has none."""
+    if search.rule == "random":
+        return {"rule": search.rule}
+    own = {"step_size": search.first_step(norm), "max_epochs": str(search.max_epochs)}
+    return {**search.model_dump(mode="json"), **own}

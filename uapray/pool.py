@@ -20,7 +20,9 @@ FORWARD_BATCH_SIZE = 32
 class ReplicaPool(Protocol):
     """Replicas of one model: LocalPool in this process, RayPool on a cluster. Threads may share a pool."""
 
-    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+    def gradient(
+        self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
+    ) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
         ...
 
@@ -36,10 +38,13 @@ class LocalPool:
         self._replica = replica
         self._one_at_a_time = Lock()
 
-    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+    def gradient(
+        self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
+    ) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
         with self._one_at_a_time:
-            return add_in_order(self._replica.gradient(v.numpy(), batches, objective))
+            towards = None if along is None else along.numpy()
+            return add_in_order(self._replica.gradient(v.numpy(), batches, objective, towards))
 
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""

@@ -52,7 +52,13 @@ class Replica:
         with self._settled():
             self._module = tune(module, sample if len(sample) else None).to(self._device)
 
-    def gradient(self, v: NDArray[np.float32], batches: Sequence[Batch], objective: Objective) -> list[PartialUpdate]:
+    def gradient(
+        self,
+        v: NDArray[np.float32],
+        batches: Sequence[Batch],
+        objective: Objective,
+        along: NDArray[np.float32] | None = None,
+    ) -> list[PartialUpdate]:
         """Return for each batch the sum of its images' gradients of the gain with respect to ``v``.
 
         Pixels are clipped to [0, 1] after adding ``v``; where that cuts, the gradient is zero.
@@ -61,10 +67,13 @@ class Replica:
             v: Perturbation, float32 ``(c, h, w)``.
             batches: Each becomes one partial update.
             objective: What is to be raised.
+            along: If given, each image's gradient counts by its inner product with this direction ``(c, h, w)``:
+                one step of the power iteration towards the leading direction of the gradients.
         """
         with self._settled():
             moved = self._perturbation(v)
-            return [self._gradient(moved, batch, objective) for batch in batches]
+            towards = None if along is None else self._perturbation(along)
+            return [self._gradient(moved, batch, objective, towards) for batch in batches]
 
     def logits(self, v: NDArray[np.float32] | None, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
         """Return for each batch the logits ``(b, k)`` of its images, perturbed by ``v`` and clipped to [0, 1]."""
@@ -72,19 +81,31 @@ class Replica:
             moved = None if v is None else self._perturbation(v)
             return [self._logits(moved, batch).float().cpu().numpy() for batch in batches]
 
-    def _gradient(self, v: Tensor, batch: Batch, objective: Objective) -> PartialUpdate:
-        free = self._pixels(batch).add_(v)
+    def _gradient(self, v: Tensor, batch: Batch, objective: Objective, along: Tensor | None) -> PartialUpdate:
+        pixels = self._pixels(batch)
+        reference = self._reference(pixels, batch, objective)
+        free = pixels.add_(v)
         clipped = free.clamp(0, 1)
         inside = clipped.eq(free)
         clipped.requires_grad_()
         logits = self._module(clipped)
         if not logits.requires_grad:
             raise TrialError("the classifier's logits do not depend on the pixels, so there is no gradient")
-        reference = torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)
-        gain = objective.gain(logits, reference.to(self._device)).sum()
+        gain = objective.gain(logits, reference).sum()
         (each,) = torch.autograd.grad(gain, clipped)
-        total = each.mul_(inside).sum(0, dtype=torch.float64).contiguous()
+        each = each.mul_(inside)
+        if along is not None:
+            each = each * (each * along).sum((1, 2, 3), keepdim=True)
+        total = each.sum(0, dtype=torch.float64).contiguous()
         return PartialUpdate(total.cpu(), len(batch.indices))
+
+    def _reference(self, pixels: Tensor, batch: Batch, objective: Objective) -> Tensor:
+        """Return what the objective compares with: the clean logits, or the classes that came with the batch."""
+        if objective.compares_logits:
+            with torch.no_grad():
+                clean: Tensor = self._module(pixels)
+                return clean
+        return (torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)).to(self._device)
 
     def _logits(self, v: Tensor | None, batch: Batch) -> Tensor:
         pixels = self._pixels(batch)

@@ -1,6 +1,7 @@
 """One step of a plan: a search or a judgement, on whatever pool of replicas it is given."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -12,16 +13,16 @@ from torch import Tensor
 from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import length, mean_norm, order
-from uapray.attack.rules import Rule, sga, spgd
+from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
 from uapray.config import Search, Threat
 from uapray.coordinator import Measurement, Snapshot, Task, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
 from uapray.pace import pace_of
+from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
-
-STEP_SIZES = {("spgd", "linf"): 0.8, ("spgd", "l2"): 0.4, ("sga", "linf"): 0.4, ("sga", "l2"): 0.4}
+from uapray.rounds import Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,12 @@ class Arena:
     Attributes:
         pool: Replicas of the classifier.
         images: The image sets by the name the replicas know them under, which is their split.
+        weight: Voice of the classifier in a search on several.
     """
 
     pool: ReplicaPool
     images: Mapping[str, ImageSet]
+    weight: float = 1.0
     _clean: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     _norms: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
@@ -77,8 +80,9 @@ class Found:
         history: The measurements on the validation part, in order.
         image_gradients: Spent, all starts together.
         image_queries: Spent, all starts together.
-        source_images: Images that gradients were taken of.
+        source_images: Images that it was made from; those of the validation part are not among them.
         validation_rate: Rate of the perturbation on the validation part; None if it was not searched now.
+        source_fooling_rate: Fooling rate on the images that it was made from; None of a random draw.
     """
 
     perturbation: Tensor
@@ -89,6 +93,7 @@ class Found:
     image_queries: int
     source_images: int
     validation_rate: float | None = None
+    source_fooling_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +140,18 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[R
     An inner walk of `sga` is no longer than a leg: what is judged at its end has moved.
     """
     p = order(threat.norm)
-    step_size = settings.step_size or STEP_SIZES[settings.rule, threat.norm]
-    if settings.rule == "sga":
-        rule = sga(
-            p=p,
-            xi=xi,
-            step_size=step_size,
-            step_decay=settings.step_decay,
-            inner_rounds=min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg),
-        )
-    else:
-        rule = spgd(p=p, xi=xi, step_size=step_size, step_decay=settings.step_decay)
-    return rule, step_size * xi
+    size, decay = settings.first_step(threat.norm), settings.step_decay
+    match settings.rule:
+        case "sga":
+            inner = min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg)
+            rule = sga(p=p, xi=xi, step_size=size, step_decay=decay, inner_rounds=inner)
+        case "df-uap":
+            rule = df_uap(p=p, xi=xi, step_size=size, step_decay=decay)
+        case "cosine-uap":
+            rule = cosine_uap(p=p, xi=xi, step_size=size, step_decay=decay)
+        case _:
+            rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=settings.momentum)
+    return rule, size * xi
 
 
 def find(
@@ -156,6 +161,7 @@ def find(
     *,
     seed: int,
     source: str = "train",
+    others: Sequence[Arena] = (),
     watch: Callable[[Snapshot], None] = lambda _: None,
 ) -> Found:
     """Search for a perturbation, or draw the control.
@@ -166,9 +172,11 @@ def find(
         settings: How to look for it.
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
+        others: Further classifiers that it is made on at the same time, with the same images.
         watch: Called with each snapshot; it may raise to end the search.
 
     Raises:
+        ConfigError: If the rule cannot work on several classifiers.
         TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
     """
     images = arena.images[source]
@@ -182,20 +190,23 @@ def find(
 
     share = min(settings.validation_share, settings.max_validation_images / len(images))
     held = held_out(images.labels, images.groups, share, seed)
+    parts = np.flatnonzero(~held), np.flatnonzero(held)
     task = Task(
         p=p,
         xi=xi,
-        objective=Objective(class_index(images.class_names, threat.target)),
+        objective=Objective(class_index(images.class_names, threat.target), settings.loss, settings.clamp or math.inf),
         shape=shape,
         classes=len(images.class_names),
-        source=arena.deck(source, np.flatnonzero(~held)),
-        validation=arena.deck(source, np.flatnonzero(held)),
+        members=tuple(
+            Member(one.pool, one.deck(source, parts[0]), one.deck(source, parts[1]), one.weight)
+            for one in (arena, *others)
+        ),
         seed=seed,
     )
     rule, epsilon = rule_of(settings, threat, xi, len(task.source))
     history: list[Measurement] = []
     latest: Snapshot | None = None
-    for latest in search(arena.pool, rule, task, settings):
+    for latest in search(Rounds(rule, task, settings), task, settings):
         history.extend(latest.measured)
         watch(latest)
     if latest is None:
@@ -212,9 +223,19 @@ def find(
         history=tuple(history),
         image_gradients=latest.image_gradients,
         image_queries=latest.image_queries,
-        source_images=int(np.sum(~held)),
+        source_images=len(task.source),
         validation_rate=latest.best_rate,
+        source_fooling_rate=_source_rate(task, latest.best),
     )
+
+
+def _source_rate(task: Task, v: Tensor) -> float:
+    """Return the fooling rate on the images that a perturbation was made from, the mean over the classifiers."""
+    each = (
+        rate(predicted(one.pool.logits(v, one.source.in_turn())), one.source.reference, Objective())
+        for one in task.members
+    )
+    return float(np.mean(list(each)))
 
 
 def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None) -> Judgement:

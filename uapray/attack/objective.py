@@ -1,10 +1,12 @@
 """What the perturbation is to raise, image by image."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+
+from uapray.attack.losses import AWAY, TOWARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,27 +15,37 @@ class Objective:
 
     Attributes:
         target: Index of the class to be reached; None for a nontargeted search.
+        loss: Name of a loss: ``cross-entropy``, ``margin`` or ``cosine``.
+        clamp: What one image counts for at most: beyond it, it has no gradient, so that no single image drags the
+            perturbation along (Shafahi et al. 2020).
     """
 
     target: int | None = None
+    loss: str = "cross-entropy"
+    clamp: float = math.inf
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether ``gain`` compares with the clean logits rather than the clean prediction."""
+        return self.loss == "cosine" and self.target is None
 
     def gain(self, logits: Tensor, reference: Tensor) -> Tensor:
         """Return what each image contributes, to be made large.
 
-        Nontargeted: the cross-entropy against the reference (Shafahi et al. 2020, eq. 3, without their clamp,
-        which made no difference in our measurements). Targeted: minus the cross-entropy against the target.
-
         Args:
             logits: ``(n, k)``.
-            reference: The classes predicted for the clean images, int64 ``(n,)``; not used when targeted.
+            reference: The classes predicted for the clean images, int64 ``(n,)``, or their logits ``(n, k)`` if
+                the objective compares these; not used when targeted.
 
         Returns:
-            Gains ``(n,)``.
+            Gains ``(n,)``, none above ``clamp``.
         """
         if self.target is None:
-            return cross_entropy(logits, reference, reduction="none")
-        goal = torch.full((len(logits),), self.target, dtype=torch.int64, device=logits.device)
-        return -cross_entropy(logits, goal, reduction="none")
+            gains = AWAY[self.loss](logits, reference)
+        else:
+            goal = torch.full((len(logits),), self.target, dtype=torch.int64, device=logits.device)
+            gains = TOWARDS[self.loss](logits, goal)
+        return gains if self.clamp == math.inf else gains.clamp(max=self.clamp)
 
     def certainty(self, logits: Tensor, reference: Tensor) -> float:
         """Return the mean probability that the objective is reached, in [0, 1].
@@ -43,7 +55,7 @@ class Objective:
 
         Args:
             logits: ``(n, k)``.
-            reference: As in ``gain``.
+            reference: The classes predicted for the clean images, int64 ``(n,)``; not used when targeted.
         """
         probabilities = logits.double().softmax(1)
         if self.target is None:

@@ -23,12 +23,14 @@ class State:
         v: The perturbation, float32 ``(c, h, w)``.
         point: Where the next round's gradients are to be taken; ``v`` itself for most rules.
         memory: Gradients kept from earlier rounds, float64 ``(c, h, w)``.
-        inner: Rounds since ``v`` last moved.
+        squares: Their squares, where a rule keeps them; float64 ``(c, h, w)``.
+        inner: Rounds since ``v`` last moved; rounds made, where a rule counts them.
     """
 
     v: Tensor
     point: Tensor
     memory: Tensor
+    squares: Tensor | None = None
     inner: int = 0
 
 
@@ -49,24 +51,28 @@ def _start(v: Tensor) -> State:
     return State(v=v, point=v, memory=torch.zeros_like(v, dtype=torch.float64))
 
 
-def spgd(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
+def spgd(*, p: float, xi: float, step_size: float, step_decay: float, momentum: float = 0.0) -> Rule:
     """Stochastic projected gradient ascent (Shafahi et al. 2020, algorithm 2).
 
     One step of steepest ascent in the l_p norm from the sum of a small batch's raw gradients, then projection.
     We depart from the paper in the step: nearly the whole radius at first, falling from pass to pass.
+    With momentum each round's sum, brought to unit l1 length, is added to what is left of the earlier ones
+    (Dong et al. 2018, eq. 6).
 
     Args:
         p: Order of the norm, 2 or ``math.inf``.
         xi: Radius of the ball, pixel units.
         step_size: Length of the first step as a share of ``xi``.
         step_decay: What the length is multiplied with from one pass to the next.
+        momentum: Share of the earlier rounds' gradients that is kept, in [0, 1).
     """
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
         reach = xi * step_size * step_decay ** int(epoch)
-        moved = state.v + reach * direction(update.total, p=p).to(state.v.dtype)
+        memory = momentum * state.memory + _unit_l1(update.total)
+        moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
-        return replace(state, v=v, point=v)
+        return replace(state, v=v, point=v, memory=memory)
 
     return Rule(_start, step)
 
@@ -100,3 +106,50 @@ def sga(*, p: float, xi: float, step_size: float, step_decay: float, inner_round
         return _start(v)
 
     return Rule(_start, step)
+
+
+def df_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
+    """Dominant-feature perturbation (Zhang et al. 2020): Adam on the perturbation, clamped margin loss.
+
+    Each round takes one step of Adam (Kingma & Ba 2015, algorithm 1, the authors' constants) from the mean gradient,
+    then projection. We depart from the paper in the images: it takes proxy images, we take what the user gives.
+
+    Args:
+        p: Order of the norm, 2 or ``math.inf``.
+        xi: Radius of the ball, pixel units.
+        step_size: Adam's learning rate as a share of ``xi``.
+        step_decay: What it is multiplied with from one pass to the next.
+    """
+    keep, keep_squares, tiny = 0.9, 0.999, 1e-8
+
+    def step(state: State, update: PartialUpdate, epoch: float) -> State:
+        gradient = update.total / update.count
+        count = state.inner + 1
+        memory = keep * state.memory + (1 - keep) * gradient
+        before = torch.zeros_like(gradient) if state.squares is None else state.squares
+        squares = keep_squares * before + (1 - keep_squares) * gradient**2
+        mean, spread = memory / (1 - keep**count), (squares / (1 - keep_squares**count)).sqrt()
+        moved = state.v + xi * step_size * step_decay ** int(epoch) * (mean / (spread + tiny)).to(state.v.dtype)
+        v = project(moved, p=p, xi=xi)
+        return State(v=v, point=v, memory=memory, squares=squares, inner=count)
+
+    return Rule(_start, step)
+
+
+def cosine_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
+    """Cosine perturbation (Zhang et al. 2021): as ``df_uap``, with the cosine loss.
+
+    The paper's own settings are not published with it; those of the same authors' earlier work are taken.
+
+    Args:
+        p: Order of the norm, 2 or ``math.inf``.
+        xi: Radius of the ball, pixel units.
+        step_size: Adam's learning rate as a share of ``xi``.
+        step_decay: What it is multiplied with from one pass to the next.
+    """
+    return df_uap(p=p, xi=xi, step_size=step_size, step_decay=step_decay)
+
+
+def _unit_l1(gradient: Tensor) -> Tensor:
+    length = gradient.abs().sum()
+    return gradient / length if length > 0 else gradient

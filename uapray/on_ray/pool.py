@@ -97,10 +97,12 @@ class RayPool:
             self.close()
             raise
 
-    def gradient(self, v: Tensor, batches: Sequence[Batch], objective: Objective) -> PartialUpdate:
+    def gradient(
+        self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
+    ) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
-        sent = _sendable(v)
-        answers = self._ask("gradient", [(sent, [batch], objective) for batch in batches])
+        sent, towards = _sendable(v), None if along is None else _sendable(along)
+        answers = self._ask("gradient", [(sent, [batch], objective, towards) for batch in batches])
         return add_in_order(part for answer in answers for part in answer)
 
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:

@@ -1,0 +1,169 @@
+"""Searches by rounds: replicas sum the raw gradients of small batches, and each sum moves the perturbation."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uapray import panel
+from uapray.attack.control import random_perturbation
+from uapray.attack.objective import Objective
+from uapray.attack.projection import extend
+from uapray.attack.rules import Rule
+from uapray.config import Search
+from uapray.coordinator import Cost, Start, Task
+from uapray.pace import Pace, pace_of
+from uapray.pool import Deck
+from uapray.replica import Batch
+
+POWER_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The walk of the rules that take one step a round.
+
+    Attributes:
+        rule: How the gradients of a round move the perturbation.
+        task: What is searched.
+        settings: How.
+    """
+
+    rule: Rule
+    task: Task
+    settings: Search
+
+    @property
+    def pace(self) -> Pace:
+        """How a pass is divided."""
+        return pace_of(len(self.task.source), self.settings)
+
+    @property
+    def cost(self) -> Cost:
+        """What a round costs: a gradient an image and classifier, and a query where clean logits are compared."""
+        images = self.pace.round_size * len(self.task.members)
+        return Cost(images, images if self.task.objective.compares_logits else 0)
+
+    def begin(self) -> tuple[Start, ...]:
+        """Return the searches a trial begins with.
+
+        Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
+        them already) first; the others aim nowhere. A universal perturbation of a classifier with few classes
+        sends all images to one class, and which one is decided early. Directed starts and the first undirected one
+        begin where ``init`` says, the others at random points of the ball.
+        """
+        task, settings = self.task, self.settings
+        count, directed = how_many_starts(settings, task.classes, targeted=task.objective.target is not None)
+        share = np.bincount(task.source.reference, minlength=task.classes)
+        order = np.argsort(share, kind="stable")
+        return tuple(
+            self._begin(
+                index, replace(task.objective, target=int(order[index])) if index < directed else task.objective
+            )
+            if index <= directed
+            else self._begin_at(index, task.objective, self._draw(index))
+            for index in range(count)
+        )
+
+    def advance(self, start: Start, until: int, aim: Objective) -> Start:
+        """Return where a start stands after that many rounds, counted from its beginning."""
+        task, pace, state = self.task, self.pace, start.state
+        for number in range(start.rounds, until):
+            update = panel.gradient(task.members, partial(self._round, start, number), state.point, aim)
+            state = self.rule.step(state, update, number / pace.rounds_an_epoch)
+        made = until - start.rounds
+        return replace(
+            start,
+            state=state,
+            rounds=until,
+            moved=start.moved or not torch.equal(state.v, start.state.v),
+            image_gradients=start.image_gradients + made * self.cost.image_gradients,
+            image_queries=start.image_queries + made * self.cost.image_queries,
+        )
+
+    def images_seen(self, start: Start) -> int:
+        """Return how many different images a start has taken gradients of."""
+        pace = self.pace
+        passes, left = divmod(start.rounds, pace.rounds_an_epoch)
+        seen: set[int] = set()
+        for number in range(passes + 1):
+            order = self.task.source.order(seed=_order_seed(self.task, start), epoch=number)
+            rounds = pace.rounds_an_epoch if number < passes else left
+            seen.update(order[: rounds * pace.round_size].tolist())
+        return len(seen)
+
+    def _round(self, start: Start, number: int, deck: Deck) -> list[Batch]:
+        """Return the batches of a round; the same images for each classifier."""
+        pace = self.pace
+        epoch, place = divmod(number, pace.rounds_an_epoch)
+        batches = deck.shuffled(batch_size=pace.batch_size, seed=_order_seed(self.task, start), epoch=epoch)
+        return batches[place * pace.batches_a_round : (place + 1) * pace.batches_a_round]
+
+    def _begin(self, index: int, aim: Objective) -> Start:
+        if self.settings.init == "zero":
+            return self._begin_at(index, aim, torch.zeros(self.task.shape))
+        if self.settings.init == "random":
+            return self._begin_at(index, aim, self._draw(index))
+        rounds = max(1, self.pace.rounds_a_leg // (1 + POWER_STEPS))
+        v = leading_direction(self, Start(index, self.rule.start(torch.zeros(self.task.shape)), aim), rounds)
+        spent = (1 + POWER_STEPS) * rounds
+        return replace(
+            self._begin_at(index, aim, v),
+            image_gradients=spent * self.cost.image_gradients,
+            image_queries=spent * self.cost.image_queries,
+        )
+
+    def _begin_at(self, index: int, aim: Objective, v: Tensor) -> Start:
+        return Start(index, self.rule.start(v), aim)
+
+    def _draw(self, index: int) -> Tensor:
+        task = self.task
+        return random_perturbation(task.shape, p=task.p, xi=task.xi, seed=task.seed * 1000 + index)
+
+
+def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[int, int]:
+    """Return how many starts a search has, and how many of them aim at one class each while they are screened.
+
+    At most half of a nontargeted search's starts aim at a class. Where these reach every class, the others would
+    find nothing new and are left out: of a classifier of two classes a perturbation goes one way or the other.
+    """
+    directed = 0 if targeted else min(classes, settings.starts // 2)
+    return (directed if directed == classes else settings.starts), directed
+
+
+def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:
+    """Return the surface point along the leading direction of the images' gradients at zero.
+
+    That is the first right singular vector of the matrix with one gradient a row, by power iteration from the mean
+    gradient (Khrulkov & Oseledets 2018 have the idea, for hidden layers); its sign is the one that raises the gain.
+
+    Args:
+        walk: The search.
+        start: Whose images and aim are taken.
+        rounds: How many rounds' images; each is asked ``1 + POWER_STEPS`` times.
+    """
+    task, zero = walk.task, torch.zeros(walk.task.shape)
+
+    def asked(along: Tensor | None) -> Tensor:
+        parts = [
+            panel.gradient(task.members, partial(walk._round, start, number), zero, start.aim, along)
+            for number in range(rounds)
+        ]
+        total: Tensor = sum((part.total for part in parts[1:]), parts[0].total)
+        return total
+
+    mean = asked(None)
+    direction = mean
+    for _ in range(POWER_STEPS):
+        length = torch.linalg.vector_norm(direction)
+        if length == 0 or not math.isfinite(length):
+            break
+        direction = asked((direction / length).float())
+    return extend((direction * torch.sign((direction * mean).sum())).float(), p=task.p, xi=task.xi)
+
+
+def _order_seed(task: Task, start: Start) -> int:
+    return task.seed * 1000 + start.index
