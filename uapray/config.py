@@ -34,7 +34,7 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 4},
+    "aimed-ascent": {"starts": 8, "step_decay": 0.2},
     "spgd": {"clamp": 9.0},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
     "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
@@ -108,10 +108,11 @@ class Search(Settings):
         frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched.
         feedback: Black-box rules: whether the classifier tells ``scores`` or ``labels`` only.
         population: Black-box rules: candidates of a generation; None: the rule's own.
-        starts: Searches begun; the search has several basins. A nontargeted search of a classifier of few classes
-            begins one a class, if that is no more than half of them.
-        screen_epochs: Passes each start makes before the best ``survivors`` go on.
-        survivors: Starts that go on after the screening.
+        starts: Searches begun at most, since the search has several basins: nontargeted one a class, those with the
+            highest ceiling first, and one that aims nowhere; targeted always one.
+        screen_rounds: Rounds of the first heat of the starts; half of them go on to the next one, which is as long
+            as all before it.
+        survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
         measures_per_epoch: How often a pass the perturbation is judged on the validation part.
@@ -135,7 +136,7 @@ class Search(Settings):
     feedback: Feedback = "scores"
     population: int | None = Field(None, gt=1)
     starts: int = Field(1, gt=0)
-    screen_epochs: float = Field(0.25, gt=0)
+    screen_rounds: int = Field(2, gt=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)

@@ -162,7 +162,7 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
     The starts of one leg run at the same time and know nothing of each other; what they bring is judged in the
     order of their index. So neither the number of replicas nor their speed can change a bit of the result.
     """
-    budget, pace, passes = settings.budget, walk.pace, settings.max_epochs
+    budget, pace = settings.budget, walk.pace
     begun = time.monotonic()
     clean = sum(len(member.source) + len(member.validation) for member in task.members)
     first = walk.begin()
@@ -176,42 +176,77 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
         measured=(),
         share_done=0.0,
     )
-    screening = max(1, round(settings.screen_epochs * pace.legs_an_epoch)) if len(first) > 1 else 0
-    legs = max(screening, math.ceil(passes * pace.legs_an_epoch - ROUNDING)) if passes < math.inf else 0
-    last = math.ceil(passes * pace.rounds_an_epoch - ROUNDING) if passes < math.inf else 2**62
-    survivors = min(settings.survivors, len(first)) if screening else len(first)
-    planned, walked_legs = screening * len(first) + (legs - screening) * survivors, 0
-    for leg in itertools.count() if passes == math.inf else range(legs):
-        until = min(
-            pace.rounds_an_epoch * (leg + 1) // pace.legs_an_epoch,
-            last,
-            now.starts[0].rounds + _affordable(budget, now, walk.cost, task.validation_queries),
-        )
-        if until <= now.starts[0].rounds:
+    legs = legs_of(pace, settings, len(first))
+    walked, planned = 0, sum(leg.starts * leg.rounds for leg in legs) if settings.max_epochs < math.inf else math.inf
+    for leg in legs_of(pace, settings, len(first)):
+        made = now.starts[0].rounds
+        until = min(leg.until, made + _affordable(budget, now, walk.cost, task.validation_queries))
+        if until <= made:
             return
-        screened = leg < screening
 
-        def advance(start: Start, until: int = until, screened: bool = screened) -> Start:
-            return walk.advance(start, until, start.aim if screened else task.objective)
+        def advance(start: Start, until: int = until, aimed: bool = leg.heat) -> Start:
+            return walk.advance(start, until, start.aim if aimed else task.objective)
 
         with ThreadPoolExecutor(len(now.starts)) as threads:
-            walked = tuple(threads.map(advance, now.starts))
-        pairs = list(zip(walked, now.starts, strict=True))
+            moved = tuple(threads.map(advance, now.starts))
+        pairs = list(zip(moved, now.starts, strict=True))
+        walked += (until - made) * len(pairs)
         now = replace(
             now,
-            starts=walked,
+            starts=moved,
             image_gradients=now.image_gradients + sum(new.image_gradients - old.image_gradients for new, old in pairs),
             image_queries=now.image_queries + sum(new.image_queries - old.image_queries for new, old in pairs),
         )
         now = _judge(walk, task, now)
-        if leg + 1 == screening:
-            now = replace(now, starts=_keep(now, survivors))
-        seconds, walked_legs = time.monotonic() - begun, walked_legs + len(walked)
-        now = replace(now, share_done=_share_done(budget, now, walked_legs / planned if legs else 0.0, seconds))
+        if leg.heat:
+            now = replace(now, starts=_keep(now, leg.survivors))
+        seconds = time.monotonic() - begun
+        now = replace(now, share_done=_share_done(budget, now, walked / planned, seconds))
         yield now
         if budget.stop_rate is not None and now.best_rate >= budget.stop_rate:
             return
         if budget.max_seconds is not None and seconds >= budget.max_seconds:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """The way from one measurement to the next.
+
+    Attributes:
+        until: Rounds that each start has made at its end.
+        rounds: Rounds of the leg.
+        starts: Starts that walk it.
+        survivors: Starts that go on after it.
+        heat: Whether it belongs to the screening, in which each start follows its own aim.
+    """
+
+    until: int
+    rounds: int
+    starts: int
+    survivors: int
+    heat: bool
+
+
+def legs_of(pace: Pace, settings: Search, starts: int) -> Iterator[Leg]:
+    """Yield the legs of a search: heats, each twice as long as all before and won by half of its starts, then the rest.
+
+    Successive halving (Karnin et al. 2013, algorithm 1; Jamieson & Talwalkar 2016): what a start is worth shows
+    early where the difference is large, and late where it is small.
+    """
+    passes = settings.max_epochs
+    last = 2**62 if passes == math.inf else math.ceil(passes * pace.rounds_an_epoch - ROUNDING)
+    made, until = 0, settings.screen_rounds
+    while starts > settings.survivors and made < last:
+        survivors = max(settings.survivors, math.ceil(starts / 2))
+        yield Leg(min(until, last), min(until, last) - made, starts, survivors, heat=True)
+        made, until, starts = min(until, last), 2 * until, survivors
+    for leg in itertools.count(1):
+        until = min(pace.rounds_an_epoch * leg // pace.legs_an_epoch, last)
+        if until > made:
+            yield Leg(until, until - made, starts, starts, heat=False)
+            made = until
+        if made >= last:
             return
 
 

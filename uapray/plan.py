@@ -1,6 +1,7 @@
 """From a grid to the steps that lead there."""
 
 import hashlib
+import math
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -11,6 +12,7 @@ from typing import Any
 
 from uapray import objects
 from uapray.config import BLACK_BOX, Norm, Search, Threat
+from uapray.coordinator import legs_of
 from uapray.data.dataset import DataSet, open_data
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -19,6 +21,7 @@ from uapray.models import foreign
 from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
+from uapray.pace import pace_of
 from uapray.records import key_of
 from uapray.rounds import how_many_starts
 from uapray.trial import class_index
@@ -140,12 +143,13 @@ class TrialStep:
             return 0
         count = self.source.count("train")
         images = count - min(count * search.validation_share, search.max_validation_images)
+        if search.max_epochs == math.inf:
+            return budget.max_image_gradients or 0
         classes, targeted = len(self.source.data.class_names), self.threat.target is not None
         starts, _ = how_many_starts(search, classes, targeted=targeted)
-        screened = search.screen_epochs if starts > 1 else 0.0
-        epochs = starts * screened + min(search.survivors, starts) * max(0.0, search.max_epochs - screened)
-        most = budget.max_image_gradients or 2**62
-        return int(min(images * epochs, most))
+        pace = pace_of(int(images), search)
+        rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
+        return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
 
 
 @dataclass(frozen=True, eq=False)

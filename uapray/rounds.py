@@ -52,8 +52,7 @@ class Rounds:
 
         Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
         them already) first; the others aim nowhere. A universal perturbation of a classifier with few classes
-        sends all images to one class, and which one is decided early. Directed starts and the first undirected one
-        begin where ``init`` says, the others at random points of the ball.
+        sends all images to one class, and which one is decided early. All begin where ``init`` says.
         """
         task, settings = self.task, self.settings
         count, directed = how_many_starts(settings, task.classes, targeted=task.objective.target is not None)
@@ -63,8 +62,6 @@ class Rounds:
             self._begin(
                 index, replace(task.objective, target=int(order[index])) if index < directed else task.objective
             )
-            if index <= directed
-            else self._begin_at(index, task.objective, self._draw(index))
             for index in range(count)
         )
 
@@ -127,11 +124,15 @@ class Rounds:
 def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[int, int]:
     """Return how many starts a search has, and how many of them aim at one class each while they are screened.
 
-    At most half of a nontargeted search's starts aim at a class. Where these reach every class, the others would
-    find nothing new and are left out: of a classifier of two classes a perturbation goes one way or the other.
+    A targeted search has one start: where it begins makes no difference. A nontargeted one has one a class, and one
+    that aims nowhere; of two classes that would find nothing new, since a perturbation goes one way or the other.
     """
-    directed = 0 if targeted else min(classes, settings.starts // 2)
-    return (directed if directed == classes else settings.starts), directed
+    if targeted or settings.starts == 1:
+        return 1, 0
+    if classes == 2:
+        return 2, 2
+    directed = min(classes, settings.starts - 1)
+    return directed + 1, directed
 
 
 def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:

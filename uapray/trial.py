@@ -137,13 +137,14 @@ def radius(arena: Arena, source: str, threat: Threat) -> float:
 def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[Rule, float]:
     """Return the update rule for that many source images, and the length of its first step in pixel units.
 
-    An inner walk of `sga` is no longer than a leg: what is judged at its end has moved.
+    An inner walk of `sga` is no longer than a leg or heat: what is judged at its end has moved.
     """
     p = order(threat.norm)
     size, decay = settings.first_step(threat.norm), settings.step_decay
     match settings.rule:
         case "sga":
             inner = min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg)
+            inner = inner if settings.starts == 1 else min(inner, settings.screen_rounds)
             rule = sga(p=p, xi=xi, step_size=size, step_decay=decay, inner_rounds=inner)
         case "df-uap":
             rule = df_uap(p=p, xi=xi, step_size=size, step_decay=decay)

@@ -68,7 +68,7 @@ def spgd(*, p: float, xi: float, step_size: float, step_decay: float, momentum: 
     """
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
-        reach = xi * step_size * step_decay ** int(epoch)
+        reach = xi * step_size * step_decay**epoch
         memory = momentum * state.memory + _unit_l1(update.total)
         moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
@@ -93,7 +93,7 @@ def sga(*, p: float, xi: float, step_size: float, step_decay: float, inner_round
     """
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
-        reach = xi * step_size * step_decay ** int(epoch)
+        reach = xi * step_size * step_decay**epoch
 
         def ascend(origin: Tensor, gradient: Tensor) -> Tensor:
             return project(origin + reach * direction(gradient, p=p).to(origin.dtype), p=p, xi=xi)
@@ -129,7 +129,7 @@ def df_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
         before = torch.zeros_like(gradient) if state.squares is None else state.squares
         squares = keep_squares * before + (1 - keep_squares) * gradient**2
         mean, spread = memory / (1 - keep**count), (squares / (1 - keep_squares**count)).sqrt()
-        moved = state.v + xi * step_size * step_decay ** int(epoch) * (mean / (spread + tiny)).to(state.v.dtype)
+        moved = state.v + xi * step_size * step_decay**epoch * (mean / (spread + tiny)).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
         return State(v=v, point=v, memory=memory, squares=squares, inner=count)
 

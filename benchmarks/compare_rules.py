@@ -1,0 +1,208 @@
+"""Held-out fooling rate against image-gradients: every white-box rule, each with its own best settings.
+
+    python benchmarks/compare_rules.py --data 'chest_xray_224_*.parquet' --size 64 --images 500 --zeta 0.03 \
+        --classifier chest-small-cnn.safetensors --classifier chest-vit.safetensors --seeds 5 --out curves/
+
+Each rule searches on the same source images of the train split with the budget that it was published with, or with
+what --passes says; the default rule gets a tenth of the smallest of these. Whenever a search has found something
+better on its own validation part, it is judged on test images, which the search knows nothing of. Printed: the rate
+that each rule ends with (median, smallest and largest over the seeds), what the default rule has after a tenth of
+that rule's image-gradients, and its rate at equal ones. Written to --out: every point as Parquet, the curves as PNG.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+import uapray
+from uapray.api import search_settings
+from uapray.config import Threat
+from uapray.coordinator import Snapshot
+from uapray.data.images import ImageSet
+from uapray.models.card import Classifier
+from uapray.pool import in_turn
+from uapray.resources import Resources, open_pool
+from uapray.trial import Arena, find
+
+OURS = "aimed-ascent"
+# Passes that the rules were published with: SPGD and SGA 20 (Liu et al. 2023), UAP 15 (Hirano et al. 2021); DF-UAP
+# and the cosine loss took 64,000 image-gradients whatever the number of images.
+PUBLISHED = {"spgd": 20.0, "sga": 20.0, "df-uap": None, "cosine-uap": None, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
+PUBLISHED_GRADIENTS = 64_000
+
+Point = dict[str, Any]
+
+
+def main() -> None:
+    """Search with every rule and seed on every classifier, print the tables, draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="phantom:chest?images=600&size=64", help="default: synthetic images")
+    parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=500, help="source images, validation part included")
+    parser.add_argument("--test-images", type=int, default=540)
+    parser.add_argument("--zeta", type=float, default=0.03)
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--target", help="class name; default: nontargeted")
+    parser.add_argument("--rules", default=",".join(PUBLISHED))
+    parser.add_argument("--passes", type=float, help="instead of the published budgets")
+    parser.add_argument("--set", action="append", default=[], help="RULE:NAME=VALUE, e.g. df-uap:step_size=0.3")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", help="folder for points.parquet and curves.png")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+
+    size = (asked.size, asked.size)
+    train, test = (uapray.load_images(asked.data, split, size) for split in ("train", "test"))
+    source = some(train, asked.images, np.random.default_rng(0))
+    held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
+    threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
+    points: list[Point] = []
+    for name, classifier in classifiers(asked.classifier, train):
+        begun = time.monotonic()
+        for rule in [*asked.rules.split(","), OURS]:
+            budget = asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)
+            changes = {"max_epochs": budget} if rule != OURS else {"max_image_gradients": equal_budget(points, name)}
+            for setting in asked.set:
+                owner, _, pair = setting.partition(":")
+                if owner == rule:
+                    key, _, value = pair.partition("=")
+                    changes[key] = float(value) if value.replace(".", "").isdigit() else value
+            for seed in range(asked.seeds):
+                found = list(run(classifier, source, held_out, threat, rule, changes, seed))
+                points.extend({"classifier": name, "rule": rule, "seed": seed, **point} for point in found)
+        show(name, [point for point in points if point["classifier"] == name], time.monotonic() - begun)
+    if asked.out:
+        folder = Path(asked.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(points), folder / "points.parquet")
+        draw(points, folder / "curves.png", asked)
+
+
+def some(images: ImageSet, count: int, rng: np.random.Generator) -> ImageSet:
+    """Return that many images, drawn at random."""
+    return images.select(np.sort(rng.permutation(len(images))[:count]))
+
+
+def classifiers(files: Sequence[str] | None, train: ImageSet) -> Iterator[tuple[str, Classifier]]:
+    """Yield what is attacked: the files named, or a tiny classifier trained here."""
+    if files:
+        for file in files:
+            yield Path(file).stem, uapray.load_classifier(file)
+        return
+    from uapray.models.recipe import recipe_of
+    from uapray.models.training import fit
+    from uapray.models.weights import wrap_module
+    from uapray.models.zoo import build
+
+    module = build("tiny-cnn", classes=len(train.class_names), channels=train.channels, size=train.size)
+    from uapray.data.images import hold_out
+
+    fit(module, *hold_out(train, 0.1, 0), recipe_of({"base": "quick", "epochs": 4}), seed=0)
+    yield "tiny-cnn", wrap_module(module.eval(), train.class_names, train.channels, train.size)
+
+
+def equal_budget(points: Sequence[Point], classifier: str) -> int:
+    """Return the image-gradients of the published rule that took most, on the median of its seeds."""
+    most = [max(one["image_gradients"] for one in mine) for mine in curves(points, classifier).values()]
+    return int(max(most))
+
+
+def run(
+    classifier: Classifier,
+    source: ImageSet,
+    held_out: ImageSet,
+    threat: Threat,
+    rule: str,
+    changes: dict[str, Any],
+    seed: int,
+) -> Iterator[Point]:
+    """Yield what the held-out rate is whenever the search has measured; the judge's queries are not counted."""
+    found: list[Point] = []
+    rates: dict[bytes, float] = {}
+    with open_pool(classifier, {"train": source, "test": held_out}, Resources("local")) as pool:
+        arena = Arena(pool, {"train": source, "test": held_out})
+        clean, rows = arena.clean("test"), in_turn("test", np.arange(len(held_out)))
+        target = None if threat.target is None else held_out.class_names.index(threat.target)
+
+        def watch(snapshot: Snapshot) -> None:
+            best = snapshot.best
+            key = best.numpy().tobytes()
+            if key not in rates:
+                said = pool.logits(best, rows).argmax(1)
+                rates[key] = float(np.mean(said != clean if target is None else said == target))
+            found.append({"image_gradients": snapshot.image_gradients, "rate": rates[key]})
+
+        find(arena, threat, search_settings(rule, changes), seed=seed, watch=watch)
+    yield from found
+
+
+def curves(points: Sequence[Point], classifier: str) -> dict[tuple[str, int], list[Point]]:
+    """Return the points of each rule and seed, in order."""
+    by: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        if point["classifier"] == classifier:
+            by.setdefault((point["rule"], point["seed"]), []).append(point)
+    return by
+
+
+def at(points: Sequence[Point], gradients: float) -> float:
+    """Return the rate that a search had when it had spent so much; NaN before its first measurement."""
+    reached = [point["rate"] for point in points if point["image_gradients"] <= gradients]
+    return reached[-1] if reached else math.nan
+
+
+def show(name: str, points: Sequence[Point], seconds: float) -> None:
+    """Print the table of one classifier."""
+    by = curves(points, name)
+    print(f"\n{name}: held-out rate, median [smallest, largest] over the seeds; {seconds:.0f} s")
+    print(f"| rule | image-gradients | its rate | {OURS}, a tenth of them | {OURS}, as many |\n|---|---|---|---|---|")
+    for rule in dict.fromkeys(point["rule"] for point in points):
+        mine = [one for (owner, _), one in by.items() if owner == rule]
+        spent = float(np.median([one[-1]["image_gradients"] for one in mine]))
+        ours = [one for (owner, _), one in by.items() if owner == OURS]
+        cells = [spread([one[-1]["rate"] for one in mine])]
+        cells += [spread([at(one, spent * share) for one in ours]) for share in (0.1, 1.0)]
+        print(f"| {rule} | {spent:,.0f} | " + " | ".join(cells) + " |", flush=True)
+
+
+def spread(rates: Sequence[float]) -> str:
+    """Return median, smallest and largest as text."""
+    return f"{np.median(rates):.3f} [{min(rates):.3f}, {max(rates):.3f}]"
+
+
+def draw(points: Sequence[Point], file: Path, asked: argparse.Namespace) -> None:
+    """Draw the curves: the median over the seeds, and between the smallest and the largest."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(point["classifier"] for point in points))
+    figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(1, len(names), place)
+        by = curves(points, name)
+        for rule in dict.fromkeys(point["rule"] for point in points):
+            mine = [one for (owner, _), one in by.items() if owner == rule]
+            first = max(one[0]["image_gradients"] for one in mine)
+            last = min(one[-1]["image_gradients"] for one in mine)
+            grid = np.geomspace(first, max(last, first + 1), 60)
+            rates = np.array([[at(one, spent) for spent in grid] for one in mine])
+            (line,) = axes.plot(grid, np.median(rates, 0), label=rule, linewidth=2.5 if rule == OURS else 1.2)
+            axes.fill_between(grid, rates.min(0), rates.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+        axes.set(xscale="log", xlabel="image-gradients", ylabel="held-out rate", title=name)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    aim = "nontargeted" if asked.target is None else f"target {asked.target}"
+    figure.suptitle(f"{aim}, {asked.norm}, zeta {asked.zeta:g}, {asked.images} source images, {asked.seeds} seeds")
+    figure.savefig(file, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
