@@ -126,7 +126,7 @@ def test_settings_have_flat_names() -> None:
     assert search_settings("sga", {"starts": 2, "max_epochs": 3, "stop_rate": 0.5}) == Search(
         rule="sga", starts=2, budget=Budget(max_epochs=3, stop_rate=0.5)
     )
-    assert search_settings("spgd", {}) == Search()
+    assert search_settings("aimed-ascent", {}) == Search()
 
 
 def test_one_can_watch() -> None:
@@ -140,8 +140,8 @@ def test_one_can_watch() -> None:
     [
         ({"bach_size": 8}, "unknown key 'bach_size'; did you mean 'batch_size'?"),
         ({"max_epoch": 8}, "unknown key 'max_epoch'; did you mean 'max_epochs'?"),
-        ({"rule": "sgpd"}, "'spgd', 'sga' or 'random', got 'sgpd'"),
-        ({"norm": "l1"}, "'l2' or 'linf', got 'l1'"),
+        ({"rule": "sgpd"}, "unknown 'sgpd'; did you mean 'spgd'?"),
+        ({"norm": "l1"}, "unknown 'l1'; known: l2, linf"),
         ({"zeta": 4}, "zeta"),
         ({"xi": -1}, "xi"),
         ({"zeta": 0.04, "xi": 0.1}, "either zeta or xi"),
@@ -245,7 +245,7 @@ def test_images_that_are_black_and_white_only_can_be_perturbed() -> None:
         ({"seed": "a"}, "seed"),
         ({"replicas": 0}, "replicas"),
         ({"gpus": -1}, "gpus"),
-        ({"pool": "cluster"}, "'local' or 'ray', got 'cluster'"),
+        ({"pool": "cluster"}, "unknown 'cluster'; known: local, ray"),
         ({"target": True}, "expected a class name or 0 to 1, got True"),
         ({"target": 2}, "expected a class name or 0 to 1, got 2"),
     ],

@@ -33,7 +33,7 @@ def test_little_is_enough() -> None:
     assert least.splits == ("test",)
     assert least.classifiers[0].recipe == RECIPES["papers"]
     assert least.classifiers[0].initial_weights == "pretrained"
-    assert least.searches() == (Search(rule="spgd"), Search(rule="random"))
+    assert least.searches() == (Search(rule="aimed-ascent"), Search(rule="random"))
 
 
 def test_a_rule_is_its_name_or_its_settings() -> None:
@@ -61,7 +61,7 @@ def test_the_control_is_added_once(rules: list[str]) -> None:
 
 
 def test_the_control_can_be_left_out() -> None:
-    assert [search.rule for search in grid(control=False).searches()] == ["spgd"]
+    assert [search.rule for search in grid(control=False).searches()] == ["aimed-ascent"]
 
 
 def test_null_and_its_name_both_mean_nontargeted() -> None:
@@ -115,8 +115,8 @@ def test_a_key_of_the_budget_among_those_of_a_rule_is_not_proposed_as_itself() -
         ({"name": "../up"}, "name"),
         ({"data": []}, "data"),
         ({"rules": []}, "rules"),
-        ({"rules": ["sgpd"]}, "'spgd', 'sga' or 'random', got 'sgpd'"),
-        ({"norms": ["l3"]}, "'l2' or 'linf', got 'l3'"),
+        ({"rules": ["sgpd"]}, "unknown 'sgpd'; did you mean 'spgd'?"),
+        ({"norms": ["l3"]}, "unknown 'l3'; known: l2, linf"),
         ({"zetas": [4]}, "expected shares in (0, 1], 0.04 for 4 %, got 4"),
         ({"zetas": [0]}, "expected shares in (0, 1]"),
         ({"seeds": [0.5]}, "seeds"),

@@ -43,11 +43,11 @@ def ids(**changes: Any) -> list[str]:
 
 def test_identifiers_of_this_version() -> None:
     """What stands in stores was written under these: change them on purpose only, with a line in CHANGELOG.md."""
-    spgd, random = plan().trials
-    assert (spgd.search.rule, random.search.rule) == ("spgd", "random")
-    assert spgd.source.key == "d4bcc3a518f7af8aee1d"
-    assert spgd.victim.key == "2fe69898f62dba6071f3"
-    assert [spgd.trial_id, random.trial_id] == ["256351c4d9b9d841377c", "c5ef1b464ce9d4413a41"]
+    aimed, random = plan().trials
+    assert (aimed.search.rule, random.search.rule) == ("aimed-ascent", "random")
+    assert aimed.source.key == "d4bcc3a518f7af8aee1d"
+    assert aimed.victim.key == "2fe69898f62dba6071f3"
+    assert [aimed.trial_id, random.trial_id] == ["256351c4d9b9d841377c", "c5ef1b464ce9d4413a41"]
 
 
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:
@@ -72,7 +72,7 @@ def test_the_order_of_a_description_changes_the_order_of_the_work_alone() -> Non
         {"rules": [{"rule": "spgd", "batch_size": 8, "round_size": 8}]},
         {"rules": [{"rule": "spgd", "round_size": 32}]},
         {"rules": [{"rule": "spgd", "starts": 2}]},
-        {"budget": {"max_epochs": 2}},
+        {"budget": {"max_epochs": 3}},
         {"zetas": [0.05]},
         {"norms": ["l2"]},
         {"targets": ["NORMAL"]},
@@ -100,9 +100,10 @@ def test_batch_size_belongs_to_the_identity_even_where_the_round_stays() -> None
         {"examples": 0},
         {"data": [{"uri": "chest.parquet", "name": "another name"}]},
         {"classifiers": [{**TRAIN[0], "name": "another name"}]},
-        {"rules": [{"rule": "spgd"}]},
+        {"rules": [{"rule": "aimed-ascent"}]},
+        {"rules": [{"rule": "aimed-ascent", "starts": 8, "step_size": 0.8}]},
         {"zetas": [0.040]},
-        {"budget": {"max_epochs": 4}},
+        {"rules": ["aimed-ascent"], "budget": {"max_epochs": 2}},
     ],
 )
 def test_whatever_does_not_change_a_result_leaves_its_identifier(changes: dict[str, Any]) -> None:
@@ -237,13 +238,17 @@ def test_classifiers_are_named_apart_by_seed() -> None:
 
 
 def test_image_gradients_are_estimated_before_the_run() -> None:
-    spgd, random = plan(rules=[{"rule": "spgd", "starts": 4, "screen_epochs": 0.5, "survivors": 1}]).trials
-    assert spgd.image_gradients() == 24 * (2 * 0.5 + 3.5)  # 24 of 30 are not held out; two classes, two starts
-    (targeted, _) = plan(rules=[{"rule": "spgd", "screen_epochs": 0.5}], targets=["NORMAL"]).trials
-    assert targeted.image_gradients() == 24 * (4 * 0.5 + 3.5)
+    settings = {"rule": "aimed-ascent", "starts": 4, "batch_size": 4, "round_size": 4, "budget": {"max_epochs": 2}}
+    aimed, random = plan(rules=[settings]).trials
+    # 24 of 30 are not held out: six rounds a pass; of two classes two starts, which make two rounds each in the heat
+    assert aimed.image_gradients() == 4 * (2 * 2 + 10)
+    (targeted, _) = plan(rules=[settings], targets=["NORMAL"]).trials
+    assert targeted.image_gradients() == 4 * 12
     assert random.image_gradients() == 0
     (limited, _) = plan(budget={"max_image_gradients": 100}).trials
     assert limited.image_gradients() == 100
+    (timed, _) = plan(budget={"max_seconds": 100}).trials
+    assert timed.image_gradients() == 0
 
 
 def test_the_names_of_the_classes_are_part_of_what_images_are() -> None:

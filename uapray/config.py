@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -220,6 +221,9 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'; {_hint(str(first['loc'][-1]), _at(kind, first['loc'][:-1]))}"
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        return f"{place}: unknown {first['input']!r}; {nearest(first['input'], known)}"
     message = first["msg"].removeprefix("Value error, ")
     came = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"{place}: {message}{came}" if place else f"{message}{came}"

@@ -285,5 +285,7 @@ def _identity(search: Search, norm: Norm) -> Mapping[str, Any]:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
         return {"rule": search.rule}
-    own = {"step_size": search.first_step(norm), "max_epochs": str(search.max_epochs)}
-    return {**search.model_dump(mode="json"), **own}
+    described = search.model_dump(mode="json")
+    limit = None if search.max_epochs == math.inf else search.max_epochs
+    budget = {**described["budget"], "max_epochs": limit}
+    return {**described, "step_size": search.first_step(norm), "budget": budget}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from victims import noise
 
 from uapray.attack.partial import PartialUpdate
-from uapray.attack.rules import Rule, State, sga, spgd
+from uapray.attack.rules import Rule, State, cosine_uap, df_uap, sga, spgd
 
 Array = NDArray[np.float64]
 Field = Callable[[Array], Array]
@@ -63,8 +63,7 @@ def play_spgd(start: Array, gradient: Field, count: int, p: float, xi: float, si
     """Stochastic projected gradient ascent in a few plain lines."""
     v = start
     for number in range(count):
-        passes_done = number // ROUNDS_AN_EPOCH
-        v = closest(v + xi * size * decay**passes_done * steepest(gradient(v), p), p, xi)
+        v = closest(v + xi * size * decay ** (number / ROUNDS_AN_EPOCH) * steepest(gradient(v), p), p, xi)
     return v
 
 
@@ -76,7 +75,7 @@ def play_sga(
     while number + inner <= count:
         walker, kept = v, []
         for _ in range(inner):
-            reach = xi * size * decay ** (number // ROUNDS_AN_EPOCH)
+            reach = xi * size * decay ** (number / ROUNDS_AN_EPOCH)
             kept.append(gradient(walker))
             walker = closest(walker + reach * steepest(kept[-1], p), p, xi)
             number += 1
@@ -110,7 +109,10 @@ def test_sga_does_what_two_nested_loops_do(
 def every_rule(p: float, xi: float) -> list[Rule]:
     return [
         spgd(p=p, xi=xi, step_size=0.7, step_decay=0.6),
+        spgd(p=p, xi=xi, step_size=0.7, step_decay=0.6, momentum=0.9),
         sga(p=p, xi=xi, step_size=0.7, step_decay=0.6, inner_rounds=3),
+        df_uap(p=p, xi=xi, step_size=0.3, step_decay=0.6),
+        cosine_uap(p=p, xi=xi, step_size=0.3, step_decay=0.6),
     ]
 
 
@@ -144,7 +146,7 @@ def test_the_size_of_the_gradients_does_not_matter(p: float, seed: int, scale: f
     def scaled(point: Array) -> Array:
         return field(seed)(point) * scale
 
-    for rule in every_rule(p, 0.5):
+    for rule in every_rule(p, 0.5)[:3]:  # Adam has a smallest gradient of its own
         plain = play(rule, torch.zeros(SHAPE), field(seed), 7)[-1]
         torch.testing.assert_close(play(rule, torch.zeros(SHAPE), scaled, 7)[-1].v, plain.v, rtol=0, atol=1e-6)
 
@@ -157,7 +159,37 @@ def test_zero_gradients_move_nothing(p: float) -> None:
             assert torch.equal(state.v, start)
 
 
-def test_the_first_step_is_as_long_as_asked_and_falls_from_pass_to_pass() -> None:
+def test_the_first_step_is_as_long_as_asked_and_falls_with_each_round() -> None:
     rule = spgd(p=math.inf, xi=1.0, step_size=0.25, step_decay=0.5)
     states = play(rule, torch.zeros(SHAPE), np.ones_like, 7)
-    assert [float(state.v.max()) for state in states] == [0, 0.25, 0.5, 0.75, 0.875, 1, 1, 1]
+    lengths = np.diff([float(state.v.max()) for state in states])
+    np.testing.assert_allclose(lengths[:5], 0.25 * 0.5 ** (np.arange(5) / ROUNDS_AN_EPOCH), rtol=1e-5)
+
+
+@given(orders, radii, seeds, step_sizes, decays, rounds)
+def test_df_uap_is_the_adam_of_torch_and_projection(
+    p: float, xi: float, seed: int, size: float, decay: float, count: int
+) -> None:
+    states = play(df_uap(p=p, xi=xi, step_size=size, step_decay=decay), torch.zeros(SHAPE), field(seed), count)
+    v = torch.zeros(SHAPE, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([v], maximize=True)
+    for number in range(count):
+        v.grad = torch.from_numpy(field(seed)(v.detach().numpy())) / 4  # of a round of four images
+        adam.param_groups[0]["lr"] = xi * size * decay ** (number / ROUNDS_AN_EPOCH)
+        adam.step()
+        with torch.no_grad():
+            v.copy_(torch.from_numpy(closest(v.numpy(), p, xi)))
+    np.testing.assert_allclose(states[-1].v.numpy(), v.detach().numpy(), atol=1e-4 * xi)
+
+
+@given(orders, seeds, rounds, st.sampled_from([0.3, 0.9]))
+def test_momentum_adds_what_is_left_of_the_earlier_directions(p: float, seed: int, count: int, share: float) -> None:
+    states = play(
+        spgd(p=p, xi=1.0, step_size=0.1, step_decay=1, momentum=share), torch.zeros(SHAPE), field(seed), count
+    )
+    v, memory = np.zeros(SHAPE), np.zeros(SHAPE)
+    for _ in range(count):
+        g = field(seed)(v)
+        memory = share * memory + g / np.abs(g).sum()
+        v = closest(v + 0.1 * steepest(memory, p), p, 1.0)
+    np.testing.assert_allclose(states[-1].v.numpy(), v, atol=1e-4)
