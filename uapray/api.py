@@ -196,7 +196,7 @@ def evaluate(
     gpus: float = 0.0,
     control_seed: int = 0,
     controls: int = 19,
-    control_images: int = 256,
+    control_images: int = 128,
     renderings: Sequence[str] = ("uint8",),
     watch: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:

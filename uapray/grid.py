@@ -93,7 +93,7 @@ class Grid(Settings):
     budget: Budget = Budget()
     control: bool = True
     control_draws: int = Field(19, ge=0)
-    control_images: int = Field(256, gt=0)
+    control_images: int = Field(128, gt=0)
     renderings: tuple[str, ...] = ("uint8",)
     examples: int = Field(4, ge=0)
 

@@ -120,7 +120,7 @@ class TrialStep:
     splits: tuple[str, ...]
     renderings: tuple[Rendering, ...] = ()
     control_draws: int = 0
-    control_images: int = 256
+    control_images: int = 128
 
     @cached_property
     def trial_id(self) -> str:
