@@ -1,9 +1,13 @@
 """What happens to images between the attack and the classifier: rounding, compression, another resolution."""
 
+import io
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -39,12 +43,14 @@ class Jpeg:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return pixels in [0, 1], ``(b, c, h, w)`` of 1 or 3 channels, as they come out of the file."""
-        from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg  # a second to import
+        grey = pixels.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        read = np.stack([self._read_back(one) for one in grey])
+        return torch.from_numpy(read).permute(0, 3, 1, 2).to(pixels.device, pixels.dtype).div(255)
 
-        mode = ImageReadMode.GRAY if pixels.shape[1] == 1 else ImageReadMode.RGB
-        grey = pixels.mul(255).round().to(torch.uint8).cpu().contiguous()
-        read = [decode_jpeg(encode_jpeg(one, self.quality), mode) for one in grey]
-        return torch.stack(read).to(pixels.device, pixels.dtype).div(255)
+    def _read_back(self, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        body = io.BytesIO()
+        Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey).save(body, "JPEG", quality=self.quality)
+        return np.asarray(Image.open(body)).reshape(grey.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from uapray.attack.control import matched_controls
 from uapray.query import query
 from uapray.report.settings import each_trial
 from uapray.store.results import Results
 
 MAX_ROWS = 60
+KINDS = list(matched_controls(2.0))
 CHANCE = ("kind", "mean", "highest", "p_value")
 LIKELY = 0.05  # above it the page warns
 
@@ -77,7 +79,7 @@ SELECT dense_rank() OVER named AS place, data, classifier, split, norm, zeta, xi
 FROM each JOIN judged USING (trial_id, split)
 WINDOW named AS (ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi,
   target NULLS FIRST, rule, seed, trial_id)
-ORDER BY place, kind"""
+ORDER BY place, list_position({KINDS}, kind)"""
 
 
 def _row(rows: list[dict[str, Any]]) -> ControlRow:
