@@ -71,7 +71,7 @@ class Results:
         Raises:
             NotFoundError: If there are none.
         """
-        grid = next((grid for grid, of_grid in self.keys(table) if of_grid == key), None)
+        grid = min((grid for grid, of_grid in self.keys(table) if of_grid == key), default=None)
         if grid is None:
             raise NotFoundError(f"{self.objects.uri}: no rows of {key} in {table}")
         name = f"{_folder(table, grid)}{_part(key)}.parquet"
