@@ -82,6 +82,11 @@ WINDOW named AS (ORDER BY data, classifier, classifier_sha256, split, norm, zeta
 ORDER BY place, list_position({KINDS}, kind)"""
 
 
+def rest_sql(grid: str | None) -> str:
+    """Return the SQL for the rows after the first ones."""
+    return f"SELECT * FROM (\n{controls_sql(grid)}\n) WHERE place > {MAX_ROWS}"
+
+
 def _row(rows: list[dict[str, Any]]) -> ControlRow:
     kinds = {row["kind"]: Chance(*(row.pop(name) for name in CHANCE)) for row in rows}
     return ControlRow(**rows[0], kinds=kinds)
