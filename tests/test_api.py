@@ -71,6 +71,33 @@ def test_a_target_is_a_name_or_an_index(target: str | int) -> None:
     assert evaluation.targeted_success_rate_non_target == np.mean(evaluation.outcome.perturbed[others] == 1)
 
 
+def test_controls_and_renderings_stand_beside_the_perturbation() -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=0.5)
+    v, seen = victim.best("linf", 0.05), []
+    asked: dict[str, Any] = {"renderings": ("uint8", "jpeg:30", "jpeg:30"), "control_images": 60}
+    found = uapray.evaluate(victim.module, images, v, watch=seen.append, **asked)
+    assert [one.kind for one in found.controls] == ["random", "signs", "permuted", "scrambled"]
+    assert all(len(one.draws) == 19 and one.perturbation.images == 60 for one in found.controls)
+    assert [one.p_value for one in found.controls if one.kind in ("random", "signs")] == [0.05, 0.05]
+    assert list(found.renderings) == ["uint8", "jpeg:30"]
+    assert found.renderings["uint8"].clean.tolist() == found.outcome.clean.tolist()
+    assert found.renderings["jpeg:30"].clean.tolist() != found.outcome.clean.tolist()
+    assert seen[-1] == 1
+    none = uapray.evaluate(victim.module, images, v, controls=0, renderings=())
+    assert (none.controls, dict(none.renderings)) == ((), {})
+    assert none.outcome.perturbed.tolist() == found.outcome.perturbed.tolist()
+    again = uapray.evaluate(victim.module, images, v, control_seed=1, controls=3)
+    assert again.controls[1].fooling_rates != found.controls[1].fooling_rates[:3]
+
+
+@pytest.mark.parametrize("wrong", [{"controls": -1}, {"control_images": 0}, {"renderings": ("png",)}])
+def test_each_wrong_judging_gets_its_sentence(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=name.removesuffix("s")):
+        uapray.evaluate(SmallCNN(), image_set(20, classes=3), torch.zeros(SHAPE), **wrong)
+
+
 def test_nothing_added_fools_nobody() -> None:
     images = image_set(30, classes=3)
     evaluation = uapray.evaluate(SmallCNN(), images, torch.zeros(SHAPE))

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from test_report import Shop
 
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError
-from uapray.experiment import Run, Watcher, find_missing, run_missing, unmended
+from uapray.experiment import Run, Summary, Watcher, find_missing, run_missing, unmended
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
 from uapray.resources import Resources
@@ -113,6 +114,126 @@ def test_a_perturbation_made_on_other_weights_is_made_again(tmp_path: Path, resu
     results.write_array(trial.trial_id, foreign, {"made_on": "other weights"})
     run_missing(Run(planned, results, LOCAL), find_missing(planned, results))
     assert not np.array_equal(results.read_array(trial.trial_id), foreign)
+
+
+def judged_plan(tmp_path: Path, **changes: object) -> Plan:
+    """Return a plan with one search to be judged in several ways, and its control."""
+    values = {
+        "name": "judged",
+        "data": [{"uri": "one.parquet"}],
+        "classifiers": [{"weights": "foreign_victims:bright"}],
+        "targets": ["bright"],
+        "zetas": [0.3],
+        "budget": {"max_epochs": 1},
+        "control_draws": 2,
+        "splits": ["train", "test"],
+    }
+    return plan_grid(parse_grid(yaml.safe_dump(values | changes), origin="test"), base=str(tmp_path))
+
+
+def run_all(planned: Plan, results: Results) -> Summary:
+    return run_missing(Run(planned, results, LOCAL), find_missing(planned, results))
+
+
+def contents(results: Results, *tables: str) -> dict[str, bytes]:
+    return {key: results.objects.read(key) for table in tables for key in results.objects.keys(f"{table}/")}
+
+
+def test_what_a_grid_asks_for_later_is_judged_later_and_nothing_twice(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    assert run_all(judged_plan(tmp_path, control_draws=0, renderings=[]), results).done == 2
+    assert not results.keys("renderings") | results.keys("controls")
+    before = contents(results, "trials", "perturbations", "images", "classes")
+    for changes, done, rendered, controls in (
+        ({"control_draws": 0}, 2, 4, 0),
+        ({}, 1, 4, 2),  # the rule random is not judged beside controls
+        ({"renderings": ["jpeg:75", "uint8"]}, 2, 8, 2),
+        ({"control_draws": 3, "control_images": 5}, 1, 8, 4),
+        ({"renderings": ["uint8", "jpeg:75"], "examples": 0}, 0, 8, 4),
+    ):
+        assert run_all(judged_plan(tmp_path, **changes), results).done == done
+        assert (len(results.keys("renderings")), len(results.keys("controls"))) == (rendered, controls)
+    assert contents(results, "trials", "perturbations", "images", "classes") == before
+
+
+def test_the_row_of_trials_comes_after_all_others(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = judged_plan(tmp_path, control=False)
+
+    def broken(*_: object) -> None:
+        raise OSError("the machine went away")
+
+    run = Run(planned, results, LOCAL, Watcher(judging=broken))
+    assert run_missing(run, find_missing(planned, results)).failed == 1
+    assert not results.keys("trials")
+    assert [row["step"] for row in unmended(results)] == ["evaluate"]
+    assert run_all(planned, results).done == 1
+    assert not unmended(results)
+
+
+def test_a_judgement_that_failed_after_its_trial_stood_is_mended_by_its_own_rows(
+    tmp_path: Path, results: Results
+) -> None:
+    write_data(tmp_path / "one.parquet")
+    run_all(judged_plan(tmp_path, control_draws=0), results)
+    planned = judged_plan(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise OSError("the machine went away")
+
+    run_missing(Run(planned, results, LOCAL, Watcher(judging=broken)), find_missing(planned, results))
+    assert len(unmended(results)) == 1
+    run_all(planned, results)
+    assert not unmended(results)
+
+
+def test_the_tables_of_a_trial_agree(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = judged_plan(tmp_path, renderings=["uint8", "resize:0.5"])
+    run_all(planned, results)
+    trials = {(row["trial_id"], row["split"]): row for row in results.rows("trials").to_pylist()}
+    for row in trials.values():
+        v = results.read_array(row["trial_id"]).astype(np.float64)
+        assert row["linf_grey"] == pytest.approx(255 * np.abs(v).max())
+        assert row["rms_grey"] == pytest.approx(255 * np.sqrt((v**2).mean()))
+    controls = results.rows("controls").to_pylist()
+    assert {row["kind"] for row in controls} == {"random", "signs", "permuted", "scrambled"}
+    assert len(controls) == 2 * 4
+    for row in controls:
+        trial = trials[row["trial_id"], row["split"]]
+        assert (row["draws"], row["images"], trial["rule"]) == (2, trial["images"], "spgd")
+        assert row["fooling_rate"] == trial["fooling_rate"]
+        assert row["targeted_success_rate_non_target"] == trial["targeted_success_rate_non_target"]
+        assert row["p_value"] in (1 / 3, 2 / 3, 1)
+        assert row["control_fooling_rate"] <= row["control_fooling_rate_max"]
+        if row["kind"] in ("signs", "permuted"):
+            assert (row["control_l2"], row["control_linf"]) == pytest.approx((trial["l2"], trial["linf"]))
+    rendered = results.rows("renderings").to_pylist()
+    assert len(rendered) == 2 * len(trials)
+    for row in rendered:
+        assert row["fooling_rate_low"] <= row["fooling_rate"] <= row["fooling_rate_high"]
+        if row["rendering"] == "uint8":
+            assert row["clean_accuracy"] == trials[row["trial_id"], row["split"]]["clean_accuracy"]
+    for key, trial in trials.items():
+        classes = [row for row in results.rows("classes").to_pylist() if (row["trial_id"], row["split"]) == key]
+        assert [row["class_name"] for row in classes] == ["dark", "grey", "bright"]
+        assert sum(row["images"] for row in classes) == trial["images"]
+        for accuracy, sensitivity in (("clean_accuracy", "sensitivity_clean"), ("robust_accuracy", "sensitivity")):
+            right = sum((row[sensitivity] or 0) * row["images"] for row in classes)
+            assert right / trial["images"] == pytest.approx(trial[accuracy])
+
+
+def test_controls_and_renderings_are_the_same_bits_again(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    other = open_results(str(tmp_path / "other"))
+    for store in (results, other):
+        run_all(judged_plan(tmp_path), store)
+    for table in ("controls", "renderings", "classes"):
+        one, again = (
+            store.rows(table).drop_columns([name for name in ("finished_at",) if table != "classes"])
+            for store in (results, other)
+        )
+        assert one.equals(again)
 
 
 def test_a_failure_is_told_until_the_step_has_succeeded(results: Results) -> None:

@@ -35,5 +35,16 @@ def test_the_example_is_a_grid() -> None:
     grid = parse_grid(example, origin="docs/grid.md")
     assert set(yaml.safe_load(example)) == set(Grid.model_fields), "every key is in the example"
     usual = parse_grid("{name: g, data: [{uri: x}], classifiers: [{weights: y.safetensors}]}", origin="test")
-    for name in ("norms", "zetas", "seeds", "splits", "budget", "control", "examples"):
+    for name in (
+        "norms",
+        "zetas",
+        "seeds",
+        "splits",
+        "budget",
+        "control",
+        "control_draws",
+        "control_images",
+        "renderings",
+        "examples",
+    ):
         assert getattr(grid, name) == getattr(usual, name), f"{name}: the page says these are the defaults"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from victims import HEIGHT, WIDTH, grey_levels, noise
 
-from uapray.measures import Outcome, Rate, visibility
+from uapray.measures import Outcome, Paired, Rate, p_value, paired, spread, visibility
 
 CLASSES = 4
 
@@ -154,3 +154,76 @@ def test_an_image_that_clipping_leaves_alone_does_not_hide_the_others() -> None:
     found = visibility(images, torch.full((1, HEIGHT, WIDTH), -0.1))
     assert found.psnr is not None
     assert math.isfinite(found.psnr)
+
+
+def test_p_values_known_by_heart() -> None:
+    assert p_value(0.5, [0.1] * 19) == 0.05
+    assert p_value(0.5, [0.1] * 18 + [0.5]) == 0.1, "a draw that does as well counts"
+    assert p_value(0.0, [0.0] * 19) == 1
+    assert p_value(0.5, []) == 1, "no draws say nothing"
+
+
+@given(st.floats(0, 1), st.lists(st.floats(0, 1), max_size=40))
+def test_a_p_value_counts_the_draws_that_do_at_least_as_well(observed: float, draws: list[float]) -> None:
+    ranked = sorted([observed, *draws], reverse=True)
+    place = max(index for index, one in enumerate(ranked) if one == observed)
+    assert p_value(observed, draws) == (place + 1) / (len(draws) + 1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "difference", "interval"),
+    [
+        ((36, 12, 2, 0), 0.2, (0.0569, 0.3404)),  # Newcombe 1998, table II, method 10
+        ((0, 54, 0, 0), 1.0, (0.9061, 1.0)),  # the same
+        ((1, 1, 7, 12), -0.2857, (-0.5069, -0.0256)),  # Bentur et al. 2009, as in Fagerland et al. 2017, ch. 8
+    ],
+)
+def test_paired_intervals_known_by_heart(
+    counts: tuple[int, int, int, int], difference: float, interval: tuple[float, float]
+) -> None:
+    found = Paired(*counts)
+    assert found.difference == pytest.approx(difference, abs=1e-4)
+    assert found.interval == pytest.approx(interval, abs=1e-4)
+
+
+def test_mcnemars_exact_test_known_by_heart() -> None:
+    assert Paired(1, 1, 7, 12).p_value == pytest.approx(2 * (1 + 8) / 2**8)
+    assert Paired(3, 0, 0, 4).p_value == 1
+    assert Paired(0, 6, 0, 0).p_value == pytest.approx(2 / 2**6)
+
+
+fooled = st.integers(1, 60).flatmap(lambda n: st.tuples(*[st.lists(st.booleans(), min_size=n, max_size=n)] * 2))
+
+
+@given(fooled)
+def test_a_paired_comparison_counts_what_it_says_and_turns_with_its_sides(pair: tuple[list[bool], list[bool]]) -> None:
+    first, second = map(np.array, pair)
+    found, turned = paired(first, second), paired(second, first)
+    assert (found.first.share, found.second.share) == pytest.approx((first.mean(), second.mean()))
+    assert found.difference == pytest.approx(first.mean() - second.mean())
+    assert found.first_only == int((first & ~second).sum())
+    low, high = found.interval
+    assert -1 <= low <= found.difference + 1e-12
+    assert found.difference - 1e-12 <= high <= 1
+    assert turned.interval == pytest.approx((-high, -low))
+    assert turned.p_value == found.p_value
+    assert 0 < found.p_value <= 1
+
+
+def test_the_paired_interval_covers_the_truth() -> None:
+    rng, missed = np.random.default_rng(0), 0
+    shares = (0.3, 0.25, 0.1, 0.35)  # both, first only, second only, neither
+    for counts in rng.multinomial(60, shares, size=400):
+        low, high = Paired(*map(int, counts)).interval
+        missed += not low <= 0.15 <= high
+    assert missed / 400 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+@given(st.integers(1, 500), st.integers(1, 300))
+def test_spread_places_are_different_and_reach_from_end_to_end(count: int, at_most: int) -> None:
+    places = spread(count, at_most)
+    assert len(places) == min(count, at_most)
+    assert places[0] == 0
+    assert places[-1] == (count - 1 if at_most > 1 else 0)
+    assert (np.diff(places) >= 1).all()
+    assert len(places) < 3 or np.ptp(np.diff(places)) <= 1

@@ -284,3 +284,22 @@ def test_two_things_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two called 'chest'"):
         plan(data=[{"uri": "chest.parquet"}, {"uri": "chest.parquet", "size": 32}])
     assert len(plan(classifiers=[TRAIN[0], TRAIN[0]]).victims) == 1
+
+
+def test_what_is_judged_is_not_part_of_the_identifier_but_of_what_is_missing() -> None:
+    asked = plan(renderings=["uint8", "jpeg:75"], control_draws=9, control_images=50)
+    assert [trial.trial_id for trial in asked.trials] == ids()
+    spgd, random = asked.trials
+    assert spgd.judgements() == {
+        ("trials", f"{spgd.trial_id}-test"),
+        ("renderings", f"{spgd.trial_id}-test-uint8"),
+        ("renderings", f"{spgd.trial_id}-test-jpeg:75"),
+        ("controls", f"{spgd.trial_id}-test-9x50"),
+    }
+    assert not any(table == "controls" for table, _ in random.judgements())
+    standing = spgd.judgements() | random.judgements()
+    assert asked.missing(asked.trials, standing) == ()
+    for one in spgd.judgements():
+        assert asked.missing(asked.trials, standing - {one}) == (spgd,)
+    bare = plan(renderings=[], control_draws=0).trials[0]
+    assert bare.judgements() == {("trials", key) for key in bare.row_keys()}

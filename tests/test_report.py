@@ -20,7 +20,7 @@ from PIL import Image
 from uapray.errors import StoreError
 from uapray.measures import Outcome
 from uapray.query import query
-from uapray.report import curves, flows, pictures, plots, wording
+from uapray.report import controls, curves, flows, pictures, plots, wording
 from uapray.report.page import write_report
 from uapray.report.rates import rates, rates_sql
 from uapray.store.results import Results, open_results
@@ -526,3 +526,69 @@ def test_every_rate_can_be_written(share: float | None) -> None:
 )
 def test_radius_in_words(zeta: float | None, grey: float, text: str) -> None:
     assert wording.radius(zeta, grey).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def chance_rows(shop: Shop, row: dict[str, Any], *, draws: int = 19, p: float | None = 0.05) -> None:
+    """Write what draws of every kind did beside a trial."""
+    targeted = row["target"] is not None
+    rows = [
+        {
+            "trial_id": row["trial_id"],
+            "split": row["split"],
+            "kind": kind,
+            "draws": draws,
+            "images": 128,
+            "fooling_rate": 0.61,
+            "control_fooling_rate": 0.011 * place,
+            "control_fooling_rate_max": 0.021 * place,
+            "targeted_success_rate_non_target": 0.72 if targeted else None,
+            "control_targeted_success_rate_non_target": 0.013 * place if targeted else None,
+            "control_targeted_success_rate_non_target_max": 0.023 * place if targeted else None,
+            "p_value": p,
+            "control_l2": 2.0,
+            "control_linf": 0.05,
+            "finished_at": datetime(2025, 3, 4, tzinfo=UTC),
+        }
+        for place, kind in enumerate(("scrambled", "signs", "random", "permuted"), 1)
+    ]
+    shop.results.write_rows("controls", shop.grid, f"{row['trial_id']}-{row['split']}-{draws}x128", rows)
+
+
+def test_chance_is_told_by_kind_and_by_what_was_to_be_raised(shop: Shop) -> None:
+    chance_rows(shop, shop.add())
+    aimed = shop.add(target="NORMAL", seed=1)
+    chance_rows(shop, aimed, draws=9, p=0.9)
+    chance_rows(shop, aimed, p=0.35)
+    shop.add(rule="random")
+    away, towards = controls.controls(shop.results, None)
+    assert list(away.kinds) == list(towards.kinds) == ["random", "signs", "permuted", "scrambled"]
+    assert (away.rate, away.kinds["random"].mean, away.kinds["random"].highest) == pytest.approx((0.61, 0.033, 0.063))
+    assert (towards.rate, towards.kinds["signs"].mean, towards.kinds["signs"].highest) == pytest.approx(
+        (0.72, 0.026, 0.046)
+    )
+    assert (towards.draws, towards.images) == (19, 128), "of two settings the one with more draws"
+    assert [row.kinds["random"].likely for row in (away, towards)] == [False, True]
+    text = write_report(shop.results)
+    Page(text)
+    chance = text[text.index('id="chance"') : text.index('id="pictures"')]
+    assert chance.count('class="warn">p 0.35') == 4
+    assert chance.count("p 0.05") == 4
+    assert "72.0" in chance
+
+
+def test_chance_that_cannot_be_told_is_a_dash_and_no_controls_no_section(shop: Shop) -> None:
+    row = shop.add()
+    assert 'id="chance"' not in write_report(shop.results)
+    chance_rows(shop, row, p=None)
+    text = write_report(shop.results)
+    chance = text[text.index('id="chance"') : text.index('id="pictures"')]
+    assert chance.count('<span class="soft">–</span>') == 4
+
+
+def test_searches_left_out_of_chance_can_be_asked_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        chance_rows(shop, shop.add(seed=seed))
+    monkeypatch.setattr(controls, "MAX_ROWS", 1)
+    assert "1 of 3 searches are shown" in Page(write_report(shop.results)).text
+    rest = query(shop.results, controls.rest_sql(None)).to_pylist()
+    assert sorted({row["seed"] for row in rest}) == [1, 2]

@@ -13,6 +13,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
+from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 from uapray.trial import Arena
 
@@ -205,10 +206,12 @@ class CountingPool:
             self.objectives.append(objective)
         return self.pool.gradient(v, batches, objective, along)
 
-    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+    def logits(
+        self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> NDArray[np.float32]:
         with self._lock:
             self.queries.append(sum(len(batch.indices) for batch in batches))
-        return self.pool.logits(v, batches)
+        return self.pool.logits(v, batches, rendering)
 
     @property
     def image_gradients(self) -> int:

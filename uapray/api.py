@@ -1,6 +1,6 @@
 """The Python interface: a perturbation and what it does, in two calls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
 from uapray.config import Budget, Search, Seed, Settings, Threat, nearest, parse
+from uapray.controls import Controls, judge_controls
 from uapray.coordinator import Measurement, Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
 from uapray.measures import Outcome, Visibility
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
+from uapray.rendering import parse_rendering
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, class_index, find, judge, norms
+from uapray.trial import Arena, class_index, find, judge, judge_rendered, norms
 
 PoolKind = Literal["local", "ray"]
 Model = Classifier | nn.Module | str
@@ -56,6 +58,8 @@ class Evaluation:
     Attributes:
         outcome: Predictions before and after.
         control: The same for the control: a random draw from the ball that the perturbation just fits in.
+        controls: Draws of each kind of matched control, and how likely chance does as well; empty if none were asked.
+        renderings: Predictions where clean and perturbed images are rendered first, by the rendering's name.
         visibility: How much the clipped images changed.
         l2: Norm of the perturbation, pixel units.
         linf: Norm of the perturbation, pixel units.
@@ -65,6 +69,8 @@ class Evaluation:
 
     outcome: Outcome
     control: Outcome
+    controls: tuple[Controls, ...]
+    renderings: Mapping[str, Outcome]
     visibility: Visibility
     l2: float
     linf: float
@@ -189,8 +195,12 @@ def evaluate(
     replicas: int = 1,
     gpus: float = 0.0,
     control_seed: int = 0,
+    controls: int = 19,
+    control_images: int = 128,
+    renderings: Sequence[str] = ("uint8",),
+    watch: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:
-    """Judge a perturbation on images, after clipping to valid pixels, beside a random control.
+    """Judge a perturbation on images, after clipping to valid pixels, beside controls.
 
     Args:
         model: As in ``perturb``.
@@ -201,10 +211,16 @@ def evaluate(
         pool: As in ``perturb``.
         replicas: As in ``perturb``.
         gpus: As in ``perturb``.
-        control_seed: Of the control.
+        control_seed: Of all controls.
+        controls: Draws of each kind of matched control: ``random``, ``signs``, ``permuted``, ``scrambled``. 19 can
+            tell p = 0.05; 0 for none.
+        control_images: Images that these are judged on at most, evenly spread, and the perturbation beside them.
+        renderings: What images go through before the perturbation is judged once more: ``uint8``, ``jpeg:75``,
+            ``resize:0.5``, or several joined with ``+``.
+        watch: Called with the share of the draws done, in [0, 1].
 
     Raises:
-        ConfigError: If the perturbation does not fit the images or is not finite.
+        ConfigError: If the perturbation does not fit the images or is not finite, or a setting is out of range.
         ClassifierError: If the classifier does not fit the images.
     """
     v = perturbation.detach().cpu() if isinstance(perturbation, Tensor) else torch.tensor(perturbation)
@@ -215,13 +231,44 @@ def evaluate(
     if not torch.isfinite(v).all():
         raise ConfigError("perturbation: expected finite numbers, got NaN or infinity")
     index = target_index(images, target)
-    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": control_seed}, origin="evaluate")
+    call = parse(
+        _Evaluate,
+        {
+            "pool": pool,
+            "replicas": replicas,
+            "gpus": gpus,
+            "seed": control_seed,
+            "controls": controls,
+            "control_images": control_images,
+        },
+        origin="evaluate",
+    )
+    rendered = [parse_rendering(one) for one in renderings]
     l2, linf = norms(v)
     noise = random_perturbation(expected, p=order(norm), xi=l2 if norm == "l2" else linf, seed=call.seed)
     with _arena(model, {"images": images}, call.resources) as arena:
         judged = judge(arena, "images", v, target=index)
-        control = judge(arena, "images", noise, target=index)
-    return Evaluation(judged.outcome, control.outcome, judged.visibility, l2, linf, index, images.class_names)
+        return Evaluation(
+            outcome=judged.outcome,
+            control=judge(arena, "images", noise, target=index).outcome,
+            controls=judge_controls(
+                arena,
+                "images",
+                v,
+                target=index,
+                p=order(norm),
+                draws=call.controls,
+                max_images=call.control_images,
+                seed=call.seed,
+                watch=watch,
+            ),
+            renderings={str(one): judge_rendered(arena, "images", v, one) for one in rendered},
+            visibility=judged.visibility,
+            l2=l2,
+            linf=linf,
+            target=index,
+            class_names=images.class_names,
+        )
 
 
 def target_index(images: ImageSet, target: str | int | None) -> int | None:
@@ -249,6 +296,13 @@ class _Call(Settings):
     @property
     def resources(self) -> Resources:
         return Resources(kind=self.pool, replicas=self.replicas, gpus=self.gpus)
+
+
+class _Evaluate(_Call):
+    """What an evaluation may be asked for besides."""
+
+    controls: int = Field(ge=0)
+    control_images: int = Field(gt=0)
 
 
 def search_settings(rule: str, settings: dict[str, Any]) -> Search:

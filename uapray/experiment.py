@@ -16,6 +16,8 @@ from torch import Tensor
 from uapray import rows
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.projection import order
+from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
@@ -27,12 +29,13 @@ from uapray.on_ray.session import expect_room
 from uapray.plan import Plan, Source, TrialStep, Victim
 from uapray.pool import ReplicaPool
 from uapray.query import query
+from uapray.rendering import Rendering
 from uapray.replica import Batch
 from uapray.resources import Resources, open_pool
 from uapray.store.results import Results
 from uapray.store.runs import Noting, noting
 from uapray.train_step import initial_classifier, train_classifier
-from uapray.trial import Arena, Found, Judgement, class_index, find, judge
+from uapray.trial import Arena, Found, Judgement, class_index, find, judge, judge_rendered
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
 
@@ -45,7 +48,9 @@ class Watcher:
     training: Callable[[Victim, EpochReport], None] = lambda _victim, _report: None
     trained: Callable[[Victim, Classifier], None] = lambda _victim, _classifier: None
     searching: Callable[[TrialStep, Snapshot], None] = lambda _step, _snapshot: None
+    judging: Callable[[TrialStep, float], None] = lambda _step, _share_of_controls: None
     judged: Callable[[TrialStep, Judgement], None] = lambda _step, _judgement: None
+    done: Callable[[TrialStep], None] = lambda _step: None
     failed: Callable[[str, str], None] = lambda _step, _message: None
 
 
@@ -75,17 +80,19 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-def standing_rows(results: Results) -> set[str]:
-    """Return the keys of the judgements that stand in a store, whichever grid asked for them."""
-    return {key for _, key in results.keys("trials")}
+def standing_rows(results: Results) -> set[tuple[str, str]]:
+    """Return table and key of the judgements that stand in a store, whichever grid asked for them."""
+    return {(table, key) for table in ("trials", "renderings", "controls") for _, key in results.keys(table)}
 
 
 def unmended(results: Results) -> list[dict[str, Any]]:
     """Return the last failure of each step that has not succeeded since, the latest first."""
     last = query(
         results,
-        """SELECT DISTINCT ON (grid, failures.trial_id, step) failures.*, finished FROM failures LEFT JOIN
-        (SELECT trial_id, max(finished_at) AS finished FROM trials GROUP BY trial_id) USING (trial_id)
+        """WITH ended AS (SELECT trial_id, finished_at FROM trials UNION ALL
+        SELECT trial_id, finished_at FROM renderings UNION ALL SELECT trial_id, finished_at FROM controls)
+        SELECT DISTINCT ON (grid, failures.trial_id, step) failures.*, finished FROM failures LEFT JOIN
+        (SELECT trial_id, max(finished_at) AS finished FROM ended GROUP BY trial_id) USING (trial_id)
         ORDER BY "at" DESC""",
     ).to_pylist()
     trained = {key for key in results.objects.keys("models/") if key.endswith(".safetensors")}
@@ -108,12 +115,12 @@ class Missing:
     Attributes:
         groups: Classifier, data set and the trials on them that are missing.
         initial: For each group the classifier, or the one its training begins with; None: in the store.
-        standing: Keys of the judgements that stand.
+        standing: Table and key of the judgements that stand.
     """
 
     groups: tuple[tuple[Victim, Source, tuple[TrialStep, ...]], ...]
     initial: tuple[Classifier | None, ...]
-    standing: Set[str]
+    standing: Set[tuple[str, str]]
 
 
 def find_missing(plan: Plan, results: Results) -> Missing:
@@ -175,7 +182,7 @@ def _run_group(
     images: Mapping[str, ImageSet],
     trials: Sequence[TrialStep],
     initial: Classifier | None,
-    standing: Set[str],
+    standing: Set[tuple[str, str]],
     note: Noting,
 ) -> int:
     """Run the trials that share a classifier and a data set; return how many failed."""
@@ -273,9 +280,11 @@ class _Stoppable:
         self.check()
         return self.pool.gradient(v, batches, objective, along)
 
-    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+    def logits(
+        self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> NDArray[np.float32]:
         self.check()
-        return self.pool.logits(v, batches)
+        return self.pool.logits(v, batches, rendering)
 
 
 def _run_trials(
@@ -283,7 +292,7 @@ def _run_trials(
     arena: Arena,
     classifier: Classifier,
     trials: Sequence[TrialStep],
-    standing: Set[str],
+    standing: Set[tuple[str, str]],
     note: Noting,
 ) -> int:
     """Run trials, some at a time; return how many failed."""
@@ -314,23 +323,57 @@ def _run_trials(
             raise
 
 
-def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[str]) -> None:
-    """Search, judge on every split that is missing, and write; the row of ``trials`` comes last."""
+def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]) -> None:
+    """Search, judge on every split what is missing, and write; the row of ``trials`` comes last."""
     results, grid = run.results, run.plan.grid.name
     found, ran = _found_again(results, step, classifier) or _search(run, arena, classifier, step)
     target = class_index(arena.images["train"].class_names, step.threat.target)
     for split, key in zip(step.splits, step.row_keys(), strict=True):
-        if key in standing:
+        _judge_further(run, arena, step, split, found.perturbation, target, standing)
+        if ("trials", key) in standing:
             continue
         images = arena.images[split]
         judged = judge(arena, split, found.perturbation, target=target)
         examples = list(rows.example_rows(step.trial_id, judged, images, found.perturbation, run.plan.grid.examples))
         results.write_rows("flows", grid, key, rows.flow_rows(step.trial_id, judged))
         results.write_rows("images", grid, key, rows.image_rows(step.trial_id, judged, images))
+        results.write_rows("classes", grid, key, rows.class_rows(step.trial_id, judged, images.class_names))
         if examples:
             results.write_rows("examples", grid, key, examples)
         results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
         run.watcher.judged(step, judged)
+    run.watcher.done(step)
+
+
+def _judge_further(
+    run: Run,
+    arena: Arena,
+    step: TrialStep,
+    split: str,
+    perturbation: Tensor,
+    target: int | None,
+    standing: Set[tuple[str, str]],
+) -> None:
+    """Judge a perturbation as rendered and beside matched controls, where that is asked for and missing."""
+    results, grid = run.results, run.plan.grid.name
+    for rendering, rendering_key in step.rendering_keys(split).items():
+        if ("renderings", rendering_key) not in standing:
+            outcome = judge_rendered(arena, split, perturbation, rendering)
+            row = rows.rendering_row(step.trial_id, split, rendering, outcome, target)
+            results.write_rows("renderings", grid, rendering_key, [row])
+    if (key := step.controls_key(split)) is not None and ("controls", key) not in standing:
+        controls = judge_controls(
+            arena,
+            split,
+            perturbation,
+            target=target,
+            p=order(step.threat.norm),
+            draws=step.control_draws,
+            max_images=step.control_images,
+            seed=step.seed,
+            watch=lambda share: run.watcher.judging(step, share),
+        )
+        results.write_rows("controls", grid, key, rows.control_rows(step.trial_id, split, controls))
 
 
 def _found_again(results: Results, step: TrialStep, classifier: Classifier) -> tuple[Found, rows.Circumstances] | None:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from uapray.config import Budget, Norm, Search, Seed, Settings, parse
 from uapray.errors import ConfigError
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
+from uapray.rendering import parse_rendering
 
 NONTARGETED = "nontargeted"
 ALL_CLASSES = "all"
@@ -74,6 +75,9 @@ class Grid(Settings):
         splits: On which the perturbations are judged.
         budget: Of each search; a rule's own entry goes before it.
         control: Whether the random control is added.
+        control_draws: Draws of each kind of matched control that a search is judged beside; 0 for none.
+        control_images: Images of a split that these are judged on at most, evenly spread.
+        renderings: What images go through before a perturbation is judged once more, e.g. ``uint8+jpeg:75``.
         examples: Pictures a trial keeps in the store for the report; 0 for none.
     """
 
@@ -88,6 +92,9 @@ class Grid(Settings):
     splits: tuple[str, ...] = Field(("test",), min_length=1)
     budget: Budget = Budget()
     control: bool = True
+    control_draws: int = Field(19, ge=0)
+    control_images: int = Field(128, gt=0)
+    renderings: tuple[str, ...] = ("uint8",)
     examples: int = Field(4, ge=0)
 
     @field_validator("targets", mode="before")
@@ -104,6 +111,11 @@ class Grid(Settings):
     @classmethod
     def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
+
+    @field_validator("renderings")
+    @classmethod
+    def _as_written_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(parse_rendering(one)) for one in value))
 
     @field_validator("zetas")
     @classmethod

@@ -23,6 +23,7 @@ from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
 from uapray.pace import pace_of
 from uapray.records import key_of
+from uapray.rendering import Rendering, parse_rendering
 from uapray.rounds import how_many_starts
 from uapray.trial import class_index
 
@@ -109,6 +110,9 @@ class TrialStep:
         search: How to look for it.
         seed: Of the search.
         splits: On which it is judged.
+        renderings: Under which it is judged once more.
+        control_draws: Draws of each kind of matched control that it is judged beside; 0 for none.
+        control_images: Images these are judged on at most.
     """
 
     victim: Victim
@@ -117,6 +121,9 @@ class TrialStep:
     search: Search
     seed: int
     splits: tuple[str, ...]
+    renderings: tuple[Rendering, ...] = ()
+    control_draws: int = 0
+    control_images: int = 128
 
     @cached_property
     def trial_id(self) -> str:
@@ -133,8 +140,27 @@ class TrialStep:
         )
 
     def row_keys(self) -> tuple[str, ...]:
-        """Return the keys of the rows, one a split; a row in the store is a judgement done."""
+        """Return the keys of the rows of ``trials``, one a split; a row in the store is a judgement done."""
         return tuple(f"{self.trial_id}-{split}" for split in self.splits)
+
+    def rendering_keys(self, split: str) -> dict[Rendering, str]:
+        """Return the key of each rendering's row: a trial judged before gets those that it has not."""
+        return {one: f"{self.trial_id}-{split}-{one}" for one in self.renderings}
+
+    def controls_key(self, split: str) -> str | None:
+        """Return the key of the rows of ``controls``, which says how many draws and images; None: none are asked."""
+        if not self.control_draws or self.search.rule == "random":
+            return None
+        return f"{self.trial_id}-{split}-{self.control_draws}x{self.control_images}"
+
+    def judgements(self) -> frozenset[tuple[str, str]]:
+        """Return table and key of everything that is to stand in the store."""
+        rows = {("trials", key) for key in self.row_keys()}
+        for split in self.splits:
+            rows |= {("renderings", key) for key in self.rendering_keys(split).values()}
+            if (key := self.controls_key(split)) is not None:
+                rows.add(("controls", key))
+        return frozenset(rows)
 
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
@@ -160,9 +186,9 @@ class Plan:
     victims: tuple[Victim, ...]
     trials: tuple[TrialStep, ...]
 
-    def missing(self, trials: Sequence[TrialStep], standing: Set[str]) -> tuple[TrialStep, ...]:
-        """Return the trials of which a judgement is not among those that stand."""
-        return tuple(trial for trial in trials if not set(trial.row_keys()) <= standing)
+    def missing(self, trials: Sequence[TrialStep], standing: Set[tuple[str, str]]) -> tuple[TrialStep, ...]:
+        """Return the trials of which a judgement, by table and key, is not among those that stand."""
+        return tuple(trial for trial in trials if not trial.judgements() <= standing)
 
     def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the trials that share a classifier and a data set."""
@@ -188,6 +214,12 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
     _check_names("data sets", [(source.name, source.key) for source in sources])
     victims: dict[str, Victim] = {}
     trials: dict[str, TrialStep] = {}
+    judging: dict[str, Any] = {
+        "splits": grid.splits,
+        "renderings": tuple(map(parse_rendering, grid.renderings)),
+        "control_draws": grid.control_draws,
+        "control_images": grid.control_images,
+    }
     for source in sources:
         _check_splits(source, ("train", *grid.splits))
         targets = _targets(grid.targets, source)
@@ -199,7 +231,7 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
                 grid.norms, grid.zetas, targets, grid.searches(), grid.seeds
             ):
                 threat = Threat(norm=norm, zeta=zeta, target=target)
-                trial = TrialStep(victims[victim.key], source, threat, search, seed, grid.splits)
+                trial = TrialStep(victims[victim.key], source, threat, search, seed, **judging)
                 trials.setdefault(trial.trial_id, trial)
     return Plan(grid, tuple(victims.values()), tuple(trials.values()))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.errors import TrialError
+from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 
 FORWARD_BATCH_SIZE = 32
@@ -26,7 +27,9 @@ class ReplicaPool(Protocol):
         """Return the gradients of all batches, added in the order of the batches."""
         ...
 
-    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+    def logits(
+        self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         ...
 
@@ -46,10 +49,12 @@ class LocalPool:
             towards = None if along is None else along.numpy()
             return add_in_order(self._replica.gradient(v.numpy(), batches, objective, towards))
 
-    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+    def logits(
+        self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
-            return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches))
+            return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches, rendering))
 
 
 @dataclass(frozen=True, slots=True)

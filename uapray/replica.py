@@ -14,6 +14,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.errors import TrialError
 from uapray.models.tuning import tune
+from uapray.rendering import Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,13 @@ class Replica:
             towards = None if along is None else self._perturbation(along)
             return [self._gradient(moved, batch, objective, towards) for batch in batches]
 
-    def logits(self, v: NDArray[np.float32] | None, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
-        """Return for each batch the logits ``(b, k)`` of its images, perturbed by ``v`` and clipped to [0, 1]."""
+    def logits(
+        self, v: NDArray[np.float32] | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Return for each batch the logits ``(b, k)`` of its images: perturbed, clipped to [0, 1], rendered."""
         with self._settled(), torch.inference_mode():
             moved = None if v is None else self._perturbation(v)
-            return [self._logits(moved, batch).float().cpu().numpy() for batch in batches]
+            return [self._logits(moved, batch, rendering).float().cpu().numpy() for batch in batches]
 
     def _gradient(self, v: Tensor, batch: Batch, objective: Objective, along: Tensor | None) -> PartialUpdate:
         pixels = self._pixels(batch)
@@ -107,9 +110,10 @@ class Replica:
                 return clean
         return (torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)).to(self._device)
 
-    def _logits(self, v: Tensor | None, batch: Batch) -> Tensor:
+    def _logits(self, v: Tensor | None, batch: Batch, rendering: Rendering | None) -> Tensor:
         pixels = self._pixels(batch)
-        logits: Tensor = self._module(pixels if v is None else pixels.add_(v).clamp_(0, 1))
+        moved = pixels if v is None else pixels.add_(v).clamp_(0, 1)
+        logits: Tensor = self._module(moved if rendering is None else rendering(moved))
         return logits
 
     def _pixels(self, batch: Batch) -> Tensor:

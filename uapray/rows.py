@@ -1,7 +1,7 @@
 """What a trial writes: plain rows for the tables of the store."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,9 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from uapray import __version__
+from uapray.controls import Controls
 from uapray.data.images import ImageSet
+from uapray.measures import Outcome
 from uapray.models.card import Classifier
+from uapray.models.scores import sensitivity_and_specificity
 from uapray.plan import TrialStep
+from uapray.rendering import Rendering
 from uapray.trial import Found, Judgement, norms
 
 Row = dict[str, Any]
@@ -40,12 +44,7 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
     """Return the row of table ``trials`` for one split."""
     outcome = judged.outcome
     control = step.search.rule == "random"
-    low, high = outcome.fooling.interval
     l2, linf = norms(found.perturbation)
-    towards: tuple[float | None, float | None] = (None, None)
-    if judged.target is not None:
-        non_target = outcome.towards_non_target(judged.target)
-        towards = (outcome.towards(judged.target).share, non_target.share if non_target.images else None)
     return {
         "trial_id": step.trial_id,
         "data": step.source.name,
@@ -66,18 +65,13 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "epsilon": found.epsilon,
         "seed": step.seed,
         "split": judged.split,
-        "images": outcome.images,
-        "clean_accuracy": outcome.clean_accuracy,
-        "robust_accuracy": outcome.robust_accuracy,
-        "fooling_rate": outcome.fooling.share,
-        "fooling_rate_low": low,
-        "fooling_rate_high": high,
+        **_rates(outcome, judged.target),
         "fooling_rate_ceiling": outcome.ceiling,
-        "targeted_success_rate": towards[0],
-        "targeted_success_rate_non_target": towards[1],
         "dominant_label": classifier.card.class_names[outcome.dominant],
         "l2": l2,
         "linf": linf,
+        "linf_grey": 255 * linf,
+        "rms_grey": 255 * l2 / found.perturbation.numel() ** 0.5,
         "psnr": judged.visibility.psnr,
         "ssim": judged.visibility.ssim,
         "image_gradients": found.image_gradients,
@@ -88,6 +82,78 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "uapray_version": __version__,
         "finished_at": datetime.now(UTC),
     }
+
+
+def _rates(outcome: Outcome, target: int | None) -> Row:
+    """Return what tables ``trials`` and ``renderings`` say of predictions before and after."""
+    low, high = outcome.fooling.interval
+    non_target = None if target is None else outcome.towards_non_target(target)
+    return {
+        "images": outcome.images,
+        "clean_accuracy": outcome.clean_accuracy,
+        "robust_accuracy": outcome.robust_accuracy,
+        "fooling_rate": outcome.fooling.share,
+        "fooling_rate_low": low,
+        "fooling_rate_high": high,
+        "targeted_success_rate": None if target is None else outcome.towards(target).share,
+        "targeted_success_rate_non_target": non_target.share if non_target and non_target.images else None,
+    }
+
+
+def rendering_row(trial_id: str, split: str, rendering: Rendering, outcome: Outcome, target: int | None) -> Row:
+    """Return the row of table ``renderings`` for one split and rendering."""
+    of = {"trial_id": trial_id, "split": split, "rendering": str(rendering)}
+    return {**of, **_rates(outcome, target), "finished_at": datetime.now(UTC)}
+
+
+def control_rows(trial_id: str, split: str, controls: Sequence[Controls]) -> list[Row]:
+    """Return the rows of table ``controls`` for one split."""
+    rows = []
+    for one in controls:
+        towards = one.targeted_success_rates_non_target
+        rows.append(
+            {
+                "trial_id": trial_id,
+                "split": split,
+                "kind": one.kind,
+                "draws": len(one.draws),
+                "images": one.perturbation.images,
+                "fooling_rate": one.perturbation.fooling.share,
+                "control_fooling_rate": float(np.mean(one.fooling_rates)),
+                "control_fooling_rate_max": max(one.fooling_rates),
+                "targeted_success_rate_non_target": None if towards is None else one.rate.share,
+                "control_targeted_success_rate_non_target": None if towards is None else float(np.mean(towards)),
+                "control_targeted_success_rate_non_target_max": None if towards is None else max(towards),
+                "p_value": one.p_value,
+                "control_l2": one.l2,
+                "control_linf": one.linf,
+                "finished_at": datetime.now(UTC),
+            }
+        )
+    return rows
+
+
+def class_rows(trial_id: str, judged: Judgement, class_names: Sequence[str]) -> list[Row]:
+    """Return the rows of table ``classes``: one a class."""
+    outcome = judged.outcome
+    rows = []
+    for index, name in enumerate(class_names):
+        is_class = outcome.labels == index
+        clean = sensitivity_and_specificity(is_class, outcome.clean == index)
+        perturbed = sensitivity_and_specificity(is_class, outcome.perturbed == index)
+        rows.append(
+            {
+                "trial_id": trial_id,
+                "split": judged.split,
+                "class_name": name,
+                "images": int(is_class.sum()),
+                "sensitivity_clean": clean[0],
+                "sensitivity": perturbed[0],
+                "specificity_clean": clean[1],
+                "specificity": perturbed[1],
+            }
+        )
+    return rows
 
 
 def history_rows(trial_id: str, found: Found) -> list[Row]:

@@ -22,6 +22,7 @@ from uapray.measures import Outcome, Visibility, visibility
 from uapray.pace import pace_of
 from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
+from uapray.rendering import Rendering
 from uapray.rounds import Rounds
 
 
@@ -38,19 +39,19 @@ class Arena:
     pool: ReplicaPool
     images: Mapping[str, ImageSet]
     weight: float = 1.0
-    _clean: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _clean: dict[tuple[str, Rendering | None], NDArray[np.int64]] = field(default_factory=dict)
     _norms: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
-    def clean(self, split: str) -> NDArray[np.int64]:
-        """Return the classes predicted for the clean images; the replicas are asked once."""
+    def clean(self, split: str, rendering: Rendering | None = None) -> NDArray[np.int64]:
+        """Return the classes predicted for the clean images, rendered or as they are; the replicas are asked once."""
         if not len(self.images[split]):
             raise DataError(f"{split}: expected images, got none")
         with self._lock:
-            if split not in self._clean:
-                rows = np.arange(len(self.images[split]))
-                self._clean[split] = predicted(self.pool.logits(None, in_turn(split, rows)))
-            return self._clean[split]
+            if (split, rendering) not in self._clean:
+                batches = in_turn(split, np.arange(len(self.images[split])))
+                self._clean[split, rendering] = predicted(self.pool.logits(None, batches, rendering))
+            return self._clean[split, rendering]
 
     def mean_norm(self, split: str, norm: str) -> float:
         """Return the mean norm of a split's images, pixel units; computed once, without copying them all."""
@@ -241,14 +242,34 @@ def _source_rate(task: Task, v: Tensor) -> float:
 
 def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None) -> Judgement:
     """Measure a perturbation on a split, after clipping to valid pixels."""
+    outcome = predictions(arena, split, perturbation, np.arange(len(arena.images[split])))
+    return Judgement(split, outcome, visibility(arena.images[split].images, perturbation), target)
+
+
+def judge_rendered(arena: Arena, split: str, perturbation: Tensor, rendering: Rendering) -> Outcome:
+    """Measure a perturbation on a split where clean and perturbed images are rendered before they are classified."""
+    return predictions(arena, split, perturbation, np.arange(len(arena.images[split])), rendering)
+
+
+def predictions(
+    arena: Arena, split: str, perturbation: Tensor, rows: NDArray[np.int64], rendering: Rendering | None = None
+) -> Outcome:
+    """Return what is predicted of some images of a split, without the perturbation and with it.
+
+    Args:
+        arena: Where the classifier and the images are.
+        split: Name of the split.
+        perturbation: ``(c, h, w)``, pixel units.
+        rows: Of the split, int64 ``(n,)``.
+        rendering: What clean and clipped perturbed images go through before they are classified.
+    """
     images = arena.images[split]
-    outcome = Outcome(
-        labels=images.labels,
-        clean=arena.clean(split),
-        perturbed=predicted(arena.pool.logits(perturbation, in_turn(split, np.arange(len(images))))),
+    return Outcome(
+        labels=images.labels[rows],
+        clean=arena.clean(split, rendering)[rows],
+        perturbed=predicted(arena.pool.logits(perturbation, in_turn(split, rows), rendering)),
         classes=len(images.class_names),
     )
-    return Judgement(split, outcome, visibility(images.images, perturbation), target)
 
 
 def norms(perturbation: Tensor) -> tuple[float, float]:

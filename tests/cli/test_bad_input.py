@@ -270,3 +270,23 @@ def test_more_replicas_than_the_cluster_holds(tmp_path: Path, refused: Said, gri
     said = refused("grid", "run", grid(), "--store", tmp_path / "store", "--replicas", "99")
     assert "replicas: expected at most 8" in said
     assert not list((tmp_path / "store").rglob("*.*"))
+
+
+def test_renderings_and_controls_that_are_none(
+    tmp_path: Path, refused: Said, grid: Callable[..., Path], data: Path
+) -> None:
+    words = ("--model", "foreign_victims:bright", "--data", data)
+    for spec in ("png", "jpeg:0", "resize:2"):
+        told = (
+            f"expected uint8, jpeg:75 (quality 1 to 100), resize:0.5 (factor below 1), or several with +; got '{spec}'"
+        )
+        assert told in refused("evaluate", tmp_path / "v.npy", *words, "--rendering", spec)
+        assert told in refused("perturb", *words, "--out", tmp_path / "v.safetensors", "--rendering", spec)
+        assert told in refused("grid", "run", grid(renderings=[spec]), "--store", tmp_path / "store")
+    assert "control_draws" in refused("grid", "run", grid(control_draws=-1), "--store", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_trials_that_are_not_there(tmp_path: Path, refused: Said) -> None:
+    assert "no trial 123456 judged on split test" in refused("compare", "--store", tmp_path, "123456", "654321")
+    assert "at least 6 digits" in refused("compare", "--store", tmp_path, "12345", "654321")

@@ -13,7 +13,8 @@ from uapray import cli
 
 VERBS = [
     ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"],
-    ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["query"], ["report"], ["doctor"],
+    ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
+    ["report"], ["doctor"],
 ]  # fmt: skip
 
 
@@ -77,6 +78,9 @@ def test_import_show_perturb_evaluate_report(
     assert run(monkeypatch, *words, "--target", "EFFUSION") == 0
     said = capsys.readouterr().out
     assert "random control" in said
+    assert "as uint8" in said
+    assert "19 draws of each matched control" in said
+    assert all(kind in said for kind in ("signs", "permuted", "scrambled"))
     assert "ceiling" in said
     made = safetensors.numpy.load_file(v)["perturbation"]
     assert made.shape == (1, 32, 32)
@@ -84,6 +88,12 @@ def test_import_show_perturb_evaluate_report(
 
     grey = tmp_path / "grey.npy"
     np.save(grey, made.transpose(1, 2, 0) * 255)
+    few = ["--controls", "0", "--rendering", "jpeg:75", "--rendering", "uint8+resize:0.5"]
+    assert run(monkeypatch, "evaluate", v, "--model", model, "--data", data, *few) == 0
+    said = capsys.readouterr().out
+    assert "matched control" not in said
+    assert "as jpeg:75" in said
+    assert "as uint8+resize:0.5" in said
     assert run(monkeypatch, "evaluate", v, "--model", model, "--data", data) == 0
     direct = capsys.readouterr().out.splitlines()[1:]
     assert run(monkeypatch, "evaluate", grey, "--model", model, "--data", data, "--scale", 1 / 255) == 0
@@ -114,6 +124,13 @@ def test_train_grid_status_query_report(
     assert b"0 of 2 trials" in capfdbinary.readouterr().out
     assert run(monkeypatch, "query", "--store", store, "SELECT rule FROM trials ORDER BY 1", "--format", "json") == 0
     assert json.loads(capfdbinary.readouterr().out) == [{"rule": "random"}, {"rule": "spgd"}]
+    made = "SELECT trial_id FROM trials ORDER BY rule"
+    assert run(monkeypatch, "query", "--store", store, made, "--format", "json") == 0
+    pair = [row["trial_id"][:8] for row in json.loads(capfdbinary.readouterr().out)]
+    assert run(monkeypatch, "compare", "--store", store, *pair) == 0
+    said = capfdbinary.readouterr().out
+    assert b"McNemar" in said
+    assert b"difference" in said
     assert run(monkeypatch, "report", "--store", store, "--out", tmp_path / "r.html") == 0
     assert "tiny-cnn" in (tmp_path / "r.html").read_text()
     assert run(monkeypatch, "doctor", "--store", store) == 0

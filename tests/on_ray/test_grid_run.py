@@ -37,6 +37,7 @@ rules: [spgd, {rule: sga, inner_rounds: 2}]
 seeds: [0, 1]
 splits: [train, test]
 budget: {max_epochs: 2}
+control_draws: 2
 """
 TRIALS = 2 * 3 * 2  # targets × (two rules and the control) × seeds
 RESOURCES = Resources(replicas=2)

@@ -21,6 +21,8 @@ from uapray.models.card import Classifier
 from uapray.models.weights import wrap_module
 from uapray.models.zoo import build
 from uapray.on_ray.pool import RayPool
+from uapray.pool import in_turn
+from uapray.rendering import parse_rendering
 from uapray.replica import Batch
 from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, Found, find
@@ -140,3 +142,15 @@ def _replica_processes() -> list[int]:
     """Return the processes of the replicas that this test's Ray runs."""
     children = psutil.Process().children(recursive=True)
     return [child.pid for child in children if "_Host" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("name", ["uint8", "jpeg:40", "resize:0.5+uint8"])
+def test_replicas_render_to_the_same_bits(name: str, classifier: Classifier, images: ImageSet) -> None:
+    rendering, v = parse_rendering(name), torch.full((1, *SIZE), 0.03)
+    batches = in_turn("train", np.arange(100))
+    answers = []
+    for resources in (Resources("local"), Resources("ray", replicas=2)):
+        with open_pool(classifier, {"train": images}, resources) as pool:
+            answers.append([pool.logits(moved, batches, rendering) for moved in (None, v)])
+    assert np.array_equal(answers[0], answers[1])
+    assert not np.array_equal(*answers[0])

@@ -268,3 +268,15 @@ def test_a_step_that_two_grids_ran_counts_once(tmp_path: Path) -> None:
     rows = results.rows("flows").to_pylist()
     assert sorted(row["grid"] for row in rows) == ["a", "a", "b"]
     assert results.rows("flows", "b").num_rows == 2, "asked for one grid, its own rows are all there"
+
+
+def test_the_rows_of_one_step_are_read_alone(tmp_path: Path) -> None:
+    results = open_results(str(tmp_path))
+    for grid, images in (("b", 2), ("a", 1)):
+        results.write_rows("flows", grid, "key", [FLOW | {"images": images}])
+    results.objects.write("flows/grid=a/other.parquet", b"damaged, and not asked for")
+    assert results.step("flows", "key").to_pylist() == [{**FLOW, "images": 1}]
+    with pytest.raises(NotFoundError, match="no rows of none in flows"):
+        results.step("flows", "none")
+    with pytest.raises(StoreError, match="damaged"):
+        results.step("flows", "other")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import data, demo, doctor, grid, perturb, results, train
+from uapray.cli import compare, data, demo, doctor, grid, perturb, results, train
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("perturb")(perturb.perturb)
 app.command("evaluate")(perturb.evaluate)
 app.add_typer(grid.app, name="grid")
 app.command("status")(grid.status)
+app.command("compare")(compare.compare)
 app.command("query")(results.query)
 app.command("report")(results.report)
 app.command("doctor")(doctor.doctor)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uapray.cli import options
+from uapray.cli.evaluation import show_evaluation
 
 if TYPE_CHECKING:
-    from uapray.api import Evaluation
     from uapray.coordinator import Snapshot
     from uapray.data.images import ImageSet
     from uapray.models.card import Classifier
@@ -17,6 +17,17 @@ Model = Annotated[
 ]
 Data = Annotated[
     str, typer.Option(help="Data set: a file, folder, pattern, s3://… or phantom:chest.", show_default=False)
+]
+Draws = Annotated[
+    int,
+    typer.Option("--controls", min=0, help="Draws of each kind of matched control; 19 can tell p = 0.05, 0: none."),
+]
+Renderings = Annotated[
+    list[str],
+    typer.Option(
+        "--rendering",
+        help="Judge as rendered too: uint8, jpeg:75, resize:0.5, or several joined with +. May be repeated.",
+    ),
 ]
 Target = Annotated[str | None, typer.Option(help="Class to be reached; default: any other.", show_default=False)]
 
@@ -46,12 +57,14 @@ def perturb(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
+    controls: Draws = 19,
+    renderings: Renderings = ["uint8"],  # noqa: B006 (Typer copies it)
     size: options.Size = None,
     replicas: options.Replicas = 1,
     gpus: options.Gpus = 0.0,
     address: options.Address = None,
 ) -> None:
-    """Make one perturbation on the train split and judge it on another, beside a control.
+    """Make one perturbation on the train split and judge it on another, beside controls.
 
     Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
     """
@@ -69,6 +82,7 @@ def perturb(
         raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
     chosen = _parsed(settings or [])
     api.search_settings(rule, chosen)
+    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
     objects.check_uri(out)
     classifier, (source, judged_on) = _load(model, data, ("train", split), size)
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
@@ -80,12 +94,21 @@ def perturb(
             progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
         result = api.perturb(classifier, source, rule=rule, seed=seed, watch=watch, **threat, **pool, **chosen)
-        evaluation = api.evaluate(classifier, judged_on, result.perturbation, target=target, norm=norm, **pool)
+        evaluation = api.evaluate(
+            classifier,
+            judged_on,
+            result.perturbation,
+            target=target,
+            norm=norm,
+            watch=lambda share: progress.show("controls", share, 1),
+            **judging,
+            **pool,
+        )
     header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or ""}
     header["made_on"] = classifier.sha256
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
     spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
-    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", spent)
+    show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}", spent)
 
 
 def evaluate(
@@ -103,15 +126,19 @@ def evaluate(
             help="What one pixel unit of the file is in [0, 1]: 0.5 for [-1, 1], 1/255 = 0.00392 for grey levels."
         ),
     ] = 1.0,
+    controls: Draws = 19,
+    renderings: Renderings = ["uint8"],  # noqa: B006 (Typer copies it)
     size: options.Size = None,
 ) -> None:
-    """Judge any perturbation on any classifier and split, beside a control of the same size.
+    """Judge any perturbation on any classifier and split, beside controls that are matched to it.
 
-    Example: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --size 96
+    Example: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --rendering jpeg:75
     """
     from uapray import api
+    from uapray.cli.progress import board
     from uapray.errors import ConfigError
 
+    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
     classifier, (images,) = _load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
     if abs(v).max() > 1:
@@ -119,8 +146,13 @@ def evaluate(
             f"{perturbation}: expected pixel units, at most 1, got {abs(v).max():.3g}; "
             "give its unit with --scale, e.g. 0.00392 for grey levels"
         )
-    evaluation = api.evaluate(classifier, images, v, target=target, norm=norm)
-    _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
+    with board() as progress:
+
+        def watch(share: float) -> None:
+            progress.show("controls", share, 1)
+
+        evaluation = api.evaluate(classifier, images, v, target=target, norm=norm, watch=watch, **judging)
+    show_evaluation(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
 def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "tuple[Classifier, list[ImageSet]]":
@@ -141,6 +173,13 @@ def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "
         classifier = load_for(model, images[0])
     check_fits(classifier, images[0])
     return classifier, images
+
+
+def _checked(renderings: list[str]) -> list[str]:
+    """Return renderings as they are written, each once; refuse wrong ones before any work."""
+    from uapray.rendering import parse_rendering
+
+    return list(dict.fromkeys(str(parse_rendering(one)) for one in renderings))
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
@@ -186,28 +225,3 @@ def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:
     if array.shape != shape and array.ndim == 3 and (array.shape[2], *array.shape[:2]) == shape:
         array = array.transpose(2, 0, 1)
     return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _show(evaluation: "Evaluation", title: str, note: str = "") -> None:
-    from uapray.cli import tables
-
-    columns = ["", "fooling rate [95 %]", "ceiling", "targeted", "of non-targets", "accuracy", "towards"]
-    rows = []
-    for name, outcome in (("perturbation", evaluation.outcome), ("random control", evaluation.control)):
-        target = evaluation.target
-        rows.append(
-            [
-                name,
-                tables.interval(outcome.fooling.share, outcome.fooling.interval),
-                tables.percent(outcome.ceiling),
-                "–" if target is None else tables.percent(outcome.towards(target).share),
-                "–" if target is None else tables.percent(outcome.towards_non_target(target).share),
-                tables.percent(outcome.robust_accuracy),
-                evaluation.class_names[outcome.dominant],
-            ]
-        )
-    size = (
-        f"clean accuracy {tables.percent(evaluation.clean_accuracy)} on {evaluation.outcome.images} images; "
-        f"linf {255 * evaluation.linf:.2f} grey levels, l2 {evaluation.l2:.3f}, SSIM {evaluation.visibility.ssim:.3f}"
-    )
-    tables.show(title, columns, rows, f"{size}\n{note}" if note else size)

@@ -9,7 +9,10 @@ from uapray.cli import options
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help="A SELECT over trials, history, flows, images, classifiers, failures.")],
+    sql: Annotated[
+        str,
+        typer.Argument(help="A SELECT over trials, controls, renderings, classes, images, …; SHOW TABLES names all."),
+    ],
     store: options.Store,
     form: Annotated[
         Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="How rows are written.")

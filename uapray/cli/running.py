@@ -57,19 +57,26 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
             with lock:
                 progress.show(label(step), snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
+        def judging(step: TrialStep, share: float) -> None:
+            with lock:
+                progress.show(f"controls of {label(step)}", share, 1)
+
         def judged(step: TrialStep, judgement: Judgement) -> None:
             with lock:
-                finished.add(step.trial_id)
                 if step.search.rule != "random":
                     rate = judgement.outcome.fooling.share
                     progress.show(label(step), 1, 1, f"{judgement.split}: fooling rate {rate:.3f}")
+
+        def done(step: TrialStep) -> None:
+            with lock:
+                finished.add(step.trial_id)
                 progress.show(f"grid {plan.grid.name}", len(finished), total, f"{len(finished)} of {total} trials")
 
         def failed(step: str, message: str) -> None:
             with lock:
                 progress.show(f"failed {step}", 1, 1, message[:120])
 
-        watcher = Watcher(to_train, training, trained, searching, judged, failed)
+        watcher = Watcher(to_train, training, trained, searching, judging, judged, done, failed)
         return run_missing(Run(plan, results, resources, watcher, stop), missing)
 
 

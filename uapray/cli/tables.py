@@ -17,6 +17,11 @@ def interval(share: float, limits: tuple[float, float]) -> str:
     return f"{100 * share:.1f} % [{100 * limits[0]:.1f}, {100 * limits[1]:.1f}]"
 
 
+def p_value(p: float | None) -> str:
+    """Return a p-value, a dash for none."""
+    return "–" if p is None else f"{p:.2g}"
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """Print a table on standard output, with a line under it."""
     table = Table(header_style="bold")

@@ -115,6 +115,18 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float64], class_n
     )
 
 
+def sensitivity_and_specificity(
+    is_class: NDArray[np.bool_], said_class: NDArray[np.bool_]
+) -> tuple[float | None, float | None]:
+    """Return which share of a class is found, and which share of the others is left out; None of no images.
+
+    Args:
+        is_class: Whether an image is of the class, bool ``(n,)``.
+        said_class: Whether it is predicted as the class, bool ``(n,)``.
+    """
+    return _share(said_class[is_class]), _share(~said_class[~is_class])
+
+
 def score_classifier(
     classifier: Classifier, images: ImageSet, *, batch_size: int = 64, device: str | torch.device = "cpu"
 ) -> Scores:
@@ -154,12 +166,13 @@ def _score_class(
     from sklearn.metrics import roc_auc_score
 
     both = bool(is_class.any() and not is_class.all())
+    sensitivity, specificity = sensitivity_and_specificity(is_class, said_class)
     return ClassScores(
         class_name=name,
         images=int(is_class.sum()),
         accuracy=float((is_class == said_class).mean()),
-        sensitivity=_share(said_class[is_class]),
-        specificity=_share(~said_class[~is_class]),
+        sensitivity=sensitivity,
+        specificity=specificity,
         auc=float(roc_auc_score(is_class, probability)) if both and np.isfinite(probability).all() else None,
     )
 

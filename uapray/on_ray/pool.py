@@ -18,6 +18,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.errors import ClusterError
 from uapray.on_ray.session import expect_room
+from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 
 log = logging.getLogger(__name__)
@@ -105,10 +106,12 @@ class RayPool:
         answers = self._ask("gradient", [(sent, [batch], objective, towards) for batch in batches])
         return add_in_order(part for answer in answers for part in answer)
 
-    def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
+    def logits(
+        self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
+    ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         sent = None if v is None else _sendable(v)
-        answers = self._ask("logits", [(sent, [batch]) for batch in batches])
+        answers = self._ask("logits", [(sent, [batch], rendering) for batch in batches])
         return np.concatenate([part for answer in answers for part in answer])
 
     def replicas(self) -> list[Any]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from uapray import __version__
 from uapray.errors import StoreError
-from uapray.report import curves, facts, flows, pictures, plots, wording
+from uapray.report import controls, curves, facts, flows, pictures, plots, wording
 from uapray.report.rates import RateRow, rates, rates_sql
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
@@ -67,6 +67,9 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         groups=_grouped(rows[:MAX_ROWS]),
         max_rows=MAX_ROWS,
         sql=rates_sql(grid),
+        controls=controls.controls(results, grid),
+        max_controls=controls.MAX_ROWS,
+        controls_rest=controls.rest_sql(grid),
         panels=panels,
         panels_rest=pictures.rest_sql(grid, len(panels)),
         plots=plots_shown,

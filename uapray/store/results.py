@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from uapray.errors import StoreError
+from uapray.errors import NotFoundError, StoreError
 from uapray.objects import Objects, open_objects, read_all
 from uapray.store.schema import TABLES, with_grid
 
@@ -64,6 +64,19 @@ class Results:
             return self.dataset(table, grid).to_table()
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
             raise StoreError(f"{self.objects.uri}: {table} cannot be read: {error}") from error
+
+    def step(self, table: str, key: str) -> pa.Table:
+        """Return the rows of one step as they were written, by whichever grid; only its object is read.
+
+        Raises:
+            NotFoundError: If there are none.
+        """
+        grid = min((grid for grid, of_grid in self.keys(table) if of_grid == key), default=None)
+        if grid is None:
+            raise NotFoundError(f"{self.objects.uri}: no rows of {key} in {table}")
+        name = f"{_folder(table, grid)}{_part(key)}.parquet"
+        body = _whole(self.objects.read(name), f"{self.objects.uri}/{name}")
+        return pq.read_table(pa.BufferReader(body))
 
     def dataset(self, table: str, grid: str | None = None) -> ds.FileSystemDataset:
         """Return a table to scan by column and row group; its objects are fetched at once, many at a time.

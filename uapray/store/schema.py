@@ -42,6 +42,7 @@ _L2: Column = ("l2", _REAL, "pixel", "Euclidean length of the perturbation")
 _LINF: Column = ("linf", _REAL, "pixel", "largest absolute value in the perturbation")
 _GRADIENTS: Column = ("image_gradients", _COUNT, "images", "gradients taken, each of one image")
 _QUERIES: Column = ("image_queries", _COUNT, "images", "predictions asked for, each of one image")
+_FINISHED: Column = ("finished_at", _TIME, "UTC", "when the step ended")
 
 TABLES: dict[str, pa.Schema] = {
     "trials": _schema(
@@ -92,6 +93,8 @@ TABLES: dict[str, pa.Schema] = {
         ("dominant_label?", _TEXT, "class name", "class that most perturbed images are predicted as"),
         _L2,
         _LINF,
+        ("linf_grey?", _REAL, "grey level", "255 linf; null in rows of earlier versions"),
+        ("rms_grey?", _REAL, "grey level", "root mean square of the perturbation; null in rows of earlier versions"),
         ("psnr?", _REAL, "dB", "peak signal-to-noise ratio, mean over up to 256 images; null if nothing changed"),
         ("ssim?", _REAL, "1", "structural similarity, mean over up to 256 images"),
         _GRADIENTS,
@@ -100,7 +103,7 @@ TABLES: dict[str, pa.Schema] = {
         ("device", _TEXT, "name", "device of the replicas"),
         ("replicas", _COUNT, "processes", "replicas that served the search"),
         ("uapray_version", _TEXT, "version", "uapray that wrote the row"),
-        ("finished_at", _TIME, "UTC", "when the step ended"),
+        _FINISHED,
     ),
     "history": _schema(
         "How the search went: one row a measurement on the validation part.",
@@ -134,6 +137,66 @@ TABLES: dict[str, pa.Schema] = {
         _LABEL,
         _CLEAN,
         _PERTURBED,
+    ),
+    "controls": _schema(
+        "Matched controls of a perturbation: one row a trial × split × kind of control; none for the rule `random`.",
+        _TRIAL_ID,
+        _SPLIT,
+        ("kind", _TEXT, "name", "`random`, `signs`, `permuted` or `scrambled`: what the draws share with it"),
+        ("draws", _COUNT, "draws", "draws judged"),
+        ("images", _COUNT, "images", "images that draws and perturbation were judged on, evenly spread over the split"),
+        ("fooling_rate", _REAL, "share", "of the perturbation on these images"),
+        ("control_fooling_rate", _REAL, "share", "mean of the draws"),
+        ("control_fooling_rate_max", _REAL, "share", "highest of the draws"),
+        (
+            "targeted_success_rate_non_target?",
+            _REAL,
+            "share",
+            "of the perturbation on these images; null if nontargeted or none",
+        ),
+        ("control_targeted_success_rate_non_target?", _REAL, "share", "mean of the draws; null likewise"),
+        ("control_targeted_success_rate_non_target_max?", _REAL, "share", "highest of the draws; null likewise"),
+        (
+            "p_value?",
+            _REAL,
+            "probability",
+            "(1 + draws that do at least as well) / (1 + draws), by the fooling rate, targeted by the success rate of "
+            "non-targets; null where that is",
+        ),
+        ("control_l2", _REAL, "pixel", "mean Euclidean length of the draws"),
+        ("control_linf", _REAL, "pixel", "mean largest absolute value of the draws"),
+        _FINISHED,
+    ),
+    "renderings": _schema(
+        "What is left where images are rendered before they are classified: one row a trial × split × rendering.",
+        _TRIAL_ID,
+        _SPLIT,
+        ("rendering", _TEXT, "name", "what clean and clipped perturbed images went through, e.g. `uint8+jpeg:75`"),
+        ("images", _COUNT, "images", "images judged"),
+        ("clean_accuracy", _REAL, "share", "rendered clean images predicted as labelled"),
+        ("robust_accuracy", _REAL, "share", "rendered perturbed images predicted as labelled"),
+        ("fooling_rate", _REAL, "share", "images predicted otherwise than when rendered clean"),
+        ("fooling_rate_low", _REAL, "share", "lower limit of its Wilson interval at 95 %"),
+        ("fooling_rate_high", _REAL, "share", "upper limit of its Wilson interval at 95 %"),
+        ("targeted_success_rate?", _REAL, "share", "images predicted as the target; null if nontargeted"),
+        (
+            "targeted_success_rate_non_target?",
+            _REAL,
+            "share",
+            "the same of images not predicted as the target when rendered clean; null if nontargeted or none",
+        ),
+        _FINISHED,
+    ),
+    "classes": _schema(
+        "Each class against the rest, clean and under attack: one row a trial × split × class.",
+        _TRIAL_ID,
+        _SPLIT,
+        ("class_name", _TEXT, "class name", "class the row is about"),
+        ("images", _COUNT, "images", "images of that class"),
+        ("sensitivity_clean?", _REAL, "share", "clean images of the class predicted as it; null if it has none"),
+        ("sensitivity?", _REAL, "share", "the same of the perturbed images"),
+        ("specificity_clean?", _REAL, "share", "clean images of other classes not predicted as it; null if none"),
+        ("specificity?", _REAL, "share", "the same of the perturbed images"),
     ),
     "classifiers": _schema(
         "One row a classifier × split × class.",

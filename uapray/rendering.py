@@ -1,0 +1,121 @@
+"""What happens to images between the attack and the classifier: rounding, compression, another resolution."""
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from uapray.errors import ConfigError
+
+EXPECTED = "expected uint8, jpeg:75 (quality 1 to 100), resize:0.5 (factor below 1), or several with +"
+
+
+@dataclass(frozen=True, slots=True)
+class Uint8:
+    """Rounding to the 256 grey levels of a picture file."""
+
+    def __str__(self) -> str:
+        return "uint8"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1] at the nearest grey level."""
+        return pixels.mul(255).round().div(255)
+
+
+@dataclass(frozen=True, slots=True)
+class Jpeg:
+    """Compression as baseline JPEG, with halved colour resolution as is usual; rounds to grey levels first.
+
+    Attributes:
+        quality: As libjpeg counts it, 1 to 100.
+    """
+
+    quality: int
+
+    def __str__(self) -> str:
+        return f"jpeg:{self.quality}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1], ``(b, c, h, w)`` of 1 or 3 channels, as they come out of the file."""
+        grey = pixels.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        read = np.stack([self._read_back(one) for one in grey])
+        return torch.from_numpy(read).permute(0, 3, 1, 2).to(pixels.device, pixels.dtype).div(255)
+
+    def _read_back(self, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        body = io.BytesIO()
+        Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey).save(body, "JPEG", quality=self.quality)
+        return np.asarray(Image.open(body)).reshape(grey.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Down to a smaller size and back up, bilinear, with antialiasing.
+
+    Attributes:
+        factor: Smaller side over larger side, in (0, 1).
+    """
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"resize:{self.factor:g}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1], ``(b, c, h, w)``, that have been smaller."""
+        height, width = pixels.shape[-2:]
+        smaller = (max(1, round(height * self.factor)), max(1, round(width * self.factor)))
+        small = interpolate(pixels, smaller, mode="bilinear", antialias=True)
+        return interpolate(small, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """One step after the other, applied to clean and perturbed images alike.
+
+    Attributes:
+        steps: At least one.
+    """
+
+    steps: tuple[Uint8 | Jpeg | Resize, ...]
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.steps))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the images as the classifier gets them.
+
+        Args:
+            pixels: Float ``(b, c, h, w)`` in [0, 1], 1 or 3 channels; not changed.
+        """
+        for step in self.steps:
+            pixels = step(pixels)
+        return pixels
+
+
+def parse_rendering(text: str) -> Rendering:
+    """Read a rendering as it is written in grids and on the command line, e.g. ``uint8+jpeg:75``.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    return Rendering(tuple(_step(part, text) for part in text.split("+")))
+
+
+def _step(part: str, text: str) -> Uint8 | Jpeg | Resize:
+    name, _, value = part.strip().partition(":")
+    try:
+        if name == "uint8" and not value:
+            return Uint8()
+        if name == "jpeg" and 1 <= int(value) <= 100:
+            return Jpeg(int(value))
+        if name == "resize" and 0 < float(value) < 1 and math.isfinite(float(value)):
+            return Resize(float(value))
+    except ValueError:
+        pass
+    raise ConfigError(f"rendering: {EXPECTED}; got {text!r}")
