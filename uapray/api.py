@@ -1,8 +1,9 @@
 """The Python interface: a perturbation and what it does, in two calls."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
-from uapray.config import Budget, Search, Seed, Settings, Threat, nearest, parse
+from uapray.config import DEFAULT_RULE, Budget, Search, Seed, Settings, Threat, nearest, parse
 from uapray.controls import Controls, judge_controls
 from uapray.coordinator import Measurement, Snapshot
 from uapray.data.images import ImageSet
@@ -37,7 +38,8 @@ class PerturbResult:
         perturbation: float32 ``(c, h, w)``, pixel units in [0, 1].
         xi: Radius of the ball it was searched in, pixel units.
         validation_rate: Rate on the part of the images it was chosen on (fooling, or targeted success);
-            None for a random draw.
+            None for a random draw. Of several classifiers the mean.
+        source_fooling_rate: Fooling rate on the images it was made from; None for a random draw.
         history: Measurements on that part, in order.
         image_gradients: Spent, all starts together.
         image_queries: Spent, all starts together.
@@ -46,6 +48,7 @@ class PerturbResult:
     perturbation: Tensor
     xi: float
     validation_rate: float | None
+    source_fooling_rate: float | None
     history: tuple[Measurement, ...]
     image_gradients: int
     image_queries: int
@@ -129,34 +132,37 @@ class Evaluation:
 
 
 def perturb(
-    model: Model,
+    model: Model | Sequence[Model],
     images: ImageSet,
     *,
-    rule: str = "spgd",
+    rule: str = DEFAULT_RULE,
     norm: str = "linf",
     zeta: float | None = None,
     xi: float | None = None,
     target: str | int | None = None,
     seed: int = 0,
+    weights: Sequence[float] | None = None,
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
     watch: Callable[[Snapshot], None] = lambda _: None,
     **settings: Any,
 ) -> PerturbResult:
-    """Search for one perturbation that fools a classifier on as many images as possible.
+    """Search for one perturbation that fools a classifier, or several at once, on as many images as possible.
 
     Args:
-        model: A classifier, a file of one, or any module from [0, 1] pixels ``(n, c, h, w)`` to logits.
+        model: A classifier, a file of one, or any module from [0, 1] pixels ``(n, c, h, w)`` to logits; or several,
+            whose gradients are added in their order, each brought to unit l1 length.
         images: The source images; a part of them, by patient, is kept to choose the best perturbation on.
-        rule: ``spgd``, ``sga`` or the control ``random``.
+        rule: One of ``uapray.config.RuleName``; docs/rules/ has a page on each.
         norm: ``linf`` or ``l2``.
         zeta: Radius as a share of the mean norm of the images; 0.04 if neither it nor ``xi`` is given.
         xi: Radius in pixel units instead.
         target: Class to be reached, by name or index; None: any other class.
         seed: Equal seeds give equal bits, on one replica or many.
+        weights: Voice of each of several classifiers; None: one each.
         pool: ``local``: in this process; ``ray``: on the connected cluster, or on a Ray of its own.
-        replicas: How many replicas; with ``ray`` only.
+        replicas: How many replicas of each classifier; with ``ray`` only.
         gpus: GPUs of a replica; with ``ray`` only.
         watch: Called as the search goes on.
         **settings: Names of ``uapray.config.Search`` and ``uapray.config.Budget``, e.g. ``max_epochs=2``.
@@ -172,12 +178,17 @@ def perturb(
     threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
     search = search_settings(rule, settings)
     call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}, origin="perturb")
-    with _arena(model, {"train": images}, call.resources) as arena:
-        found = find(arena, threat, search, seed=call.seed, watch=watch)
+    models = [model] if isinstance(model, Classifier | nn.Module | str) else list(model)
+    voices = _voices(models, weights)
+    with ExitStack() as opened:
+        arenas = [opened.enter_context(_arena(one, {"train": images}, call.resources)) for one in models]
+        first, *others = (replace(arena, weight=weight) for arena, weight in zip(arenas, voices, strict=True))
+        found = find(first, threat, search, seed=call.seed, others=others, watch=watch)
     return PerturbResult(
         perturbation=found.perturbation,
         xi=found.xi,
         validation_rate=found.validation_rate,
+        source_fooling_rate=found.source_fooling_rate,
         history=found.history,
         image_gradients=found.image_gradients,
         image_queries=found.image_queries,
@@ -283,6 +294,15 @@ def target_index(images: ImageSet, target: str | int | None) -> int | None:
     if isinstance(target, bool) or not isinstance(target, SupportsIndex) or not 0 <= target.__index__() < count:
         raise ConfigError(f"target: expected a class name or 0 to {count - 1}, got {target!r}")
     return target.__index__()
+
+
+def _voices(models: Sequence[Model], weights: Sequence[float] | None) -> list[float]:
+    if not models:
+        raise ConfigError("model: expected a classifier or several, got an empty list")
+    voices = [1.0] * len(models) if weights is None else list(weights)
+    if len(voices) != len(models) or not all(0 < voice < math.inf for voice in voices):
+        raise ConfigError(f"weights: expected {len(models)} numbers above 0, one a classifier, got {voices}")
+    return voices
 
 
 class _Call(Settings):

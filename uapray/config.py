@@ -27,6 +27,7 @@ RuleName = Literal[
     "ga",
     "random",
 ]
+DEFAULT_RULE: RuleName = "aimed-ascent"
 LossName = Literal["cross-entropy", "margin", "cosine"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
@@ -120,7 +121,7 @@ class Search(Settings):
         budget: When to stop.
     """
 
-    rule: RuleName = "aimed-ascent"
+    rule: RuleName = DEFAULT_RULE
     loss: LossName = "cross-entropy"
     clamp: float | None = Field(None, gt=0)
     batch_size: int = Field(16, gt=0)

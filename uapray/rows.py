@@ -67,6 +67,7 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "split": judged.split,
         **_rates(outcome, judged.target),
         "fooling_rate_ceiling": outcome.ceiling,
+        "source_fooling_rate": found.source_fooling_rate,
         "dominant_label": classifier.card.class_names[outcome.dominant],
         "l2": l2,
         "linf": linf,
@@ -216,6 +217,7 @@ def found_metadata(found: Found, ran: Circumstances) -> dict[str, str]:
         "image_gradients": found.image_gradients,
         "image_queries": found.image_queries,
         "source_images": found.source_images,
+        "source_fooling_rate": found.source_fooling_rate,
         **asdict(ran),
     }
     return {name: "" if value is None else str(value) for name, value in values.items()}
@@ -231,6 +233,7 @@ def found_again(perturbation: Tensor, kept: Mapping[str, str]) -> tuple[Found, C
         image_gradients=int(kept["image_gradients"]),
         image_queries=int(kept["image_queries"]),
         source_images=int(kept["source_images"]),
+        source_fooling_rate=float(kept["source_fooling_rate"]) if kept.get("source_fooling_rate") else None,
     )
     return found, Circumstances(float(kept["wall_s"]), kept["device"], int(kept["replicas"]))
 

@@ -22,3 +22,8 @@ Size = Annotated[
         min=8, help="Height and width to bring the images to, pixels; default: as stored.", show_default=False
     ),
 ]
+
+# Said here once more, since uapray.config takes long to import; a test compares the two.
+DEFAULT_RULE = "aimed-ascent"
+RULES = "aimed-ascent, spgd, sga, df-uap, cosine-uap, uap-fgsm, uap-deepfool, hill-climb, cma-es, pso, de, ga, random"
+Rule = Annotated[str, typer.Option(help=f"How it is searched, one of {RULES}.")]

@@ -33,10 +33,16 @@ Target = Annotated[str | None, typer.Option(help="Class to be reached; default: 
 
 
 def perturb(
-    model: Model,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Classifier: .safetensors, .pt2, or package.module:function. Repeated: made on all of them at once.",
+            show_default=False,
+        ),
+    ],
     data: Data,
     out: Annotated[str, typer.Option(help="The .safetensors to write.", show_default=False)],
-    rule: Annotated[str, typer.Option(help="spgd, sga or random.")] = "spgd",
+    rule: options.Rule = options.DEFAULT_RULE,
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     zeta: Annotated[
         float | None,
@@ -56,6 +62,14 @@ def perturb(
             show_default=False,
         ),
     ] = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Voice of each of several classifiers, in their order; default: one each."),
+    ] = None,
+    judge_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Further classifier it is judged on though not made on. May be repeated."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     controls: Draws = 19,
     renderings: Renderings = ["uint8"],  # noqa: B006 (Typer copies it)
@@ -67,6 +81,9 @@ def perturb(
     """Make one perturbation on the train split and judge it on another, beside controls.
 
     Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
+
+    Made on two, judged on a third: uapray perturb --model a.safetensors --model b.safetensors
+    --judge-on c.safetensors --data chest.parquet --out v.safetensors
     """
     import os
     from contextlib import nullcontext
@@ -84,7 +101,16 @@ def perturb(
     api.search_settings(rule, chosen)
     judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
     objects.check_uri(out)
-    classifier, (source, judged_on) = _load(model, data, ("train", split), size)
+    loaded = [_load(one, data, ("train", split), size) for one in (*model, *(judge_on or []))]
+    source, judged_on = loaded[0][1]
+    for name, (_, others) in zip((*model, *(judge_on or [])), loaded, strict=True):
+        if others[0].size != source.size:
+            raise ConfigError(
+                f"{name}: expected a classifier of {source.size[0]}x{source.size[1]} px images as the first one, "
+                f"got {others[0].size[0]}x{others[0].size[1]} px; give --size"
+            )
+    classifiers = [classifier for classifier, _ in loaded]
+    made_on = classifiers[: len(model)]
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
     threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "target": target}
@@ -93,22 +119,29 @@ def perturb(
         def watch(snapshot: "Snapshot") -> None:
             progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
-        result = api.perturb(classifier, source, rule=rule, seed=seed, watch=watch, **threat, **pool, **chosen)
-        evaluation = api.evaluate(
-            classifier,
-            judged_on,
-            result.perturbation,
-            target=target,
-            norm=norm,
-            watch=lambda share: progress.show("controls", share, 1),
-            **judging,
-            **pool,
+        result = api.perturb(
+            made_on, source, rule=rule, seed=seed, weights=weight, watch=watch, **threat, **pool, **chosen
         )
+        evaluations = [
+            api.evaluate(
+                classifier,
+                judged_on,
+                result.perturbation,
+                target=target,
+                norm=norm,
+                watch=lambda share: progress.show("controls", share, 1),
+                **judging,
+                **pool,
+            )
+            for classifier in classifiers
+        ]
     header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or ""}
-    header["made_on"] = classifier.sha256
+    header["made_on"] = " ".join(classifier.sha256 for classifier in made_on)
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
     spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
-    show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}", spent)
+    for place, (name, evaluation) in enumerate(zip((*model, *(judge_on or [])), evaluations, strict=True)):
+        which = "" if len(evaluations) == 1 else f" of {name}{'' if place < len(model) else ', not made on it'}"
+        show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}{which}", spent)
 
 
 def evaluate(

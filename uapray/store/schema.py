@@ -91,6 +91,12 @@ TABLES: dict[str, pa.Schema] = {
             "the same of images not predicted as the target when clean; null if nontargeted or none",
         ),
         ("dominant_label?", _TEXT, "class name", "class that most perturbed images are predicted as"),
+        (
+            "source_fooling_rate?",
+            _REAL,
+            "share",
+            "fooling rate on the images it was made from; null if on none, or in rows of earlier versions",
+        ),
         _L2,
         _LINF,
         ("linf_grey?", _REAL, "grey level", "255 linf; null in rows of earlier versions"),
