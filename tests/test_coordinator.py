@@ -405,7 +405,7 @@ def test_few_images_are_enough(rule: str, count: int, held: int, size: int) -> N
     screen=st.integers(1, 8),
     passes=st.floats(0.05, 6),
 )
-def test_legs_lead_to_the_last_round_and_each_heat_halves_the_starts(
+def test_legs_lead_to_the_last_round_and_each_heat_is_won_by_a_quarter(
     images: int, starts: int, survivors: int, screen: int, passes: float
 ) -> None:
     settings = settings_of("spgd", screen_rounds=screen, survivors=survivors, budget=Budget(max_epochs=passes))
@@ -417,7 +417,7 @@ def test_legs_lead_to_the_last_round_and_each_heat_halves_the_starts(
     assert all(later.starts == earlier.survivors for earlier, later in pairwise(legs))
     heats = [leg for leg in legs if leg.heat]
     assert legs[: len(heats)] == heats
-    assert all(leg.survivors == max(survivors, math.ceil(leg.starts / 2)) < leg.starts for leg in heats)
+    assert all(leg.survivors == max(survivors, math.ceil(leg.starts / 4)) < leg.starts for leg in heats)
     assert all(leg.until == screen * 2**number for number, leg in enumerate(heats[:-1]))
     assert legs[-1].heat or legs[-1].starts == min(starts, max(survivors, legs[-1].starts))
 

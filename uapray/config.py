@@ -36,7 +36,7 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 8, "step_decay": 0.2},
+    "aimed-ascent": {"starts": 8, "step_decay": 0.1},
     "spgd": {"clamp": 9.0},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
     "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
@@ -112,8 +112,8 @@ class Search(Settings):
         population: Black-box rules: candidates of a generation; None: the rule's own.
         starts: Searches begun at most, since the search has several basins: nontargeted one a class, those with the
             highest ceiling first, and one that aims nowhere; targeted always one.
-        screen_rounds: Rounds of the first heat of the starts; half of them go on to the next one, which is as long
-            as all before it.
+        screen_rounds: Rounds of the first heat of the starts; a quarter of them go on to the next one, which is as
+            long as all before it.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.

@@ -19,6 +19,7 @@ from uapray.pace import Pace
 from uapray.panel import Member, verdict
 from uapray.pool import Deck
 
+HEAT = 4  # one of so many starts goes on after a heat
 ROUNDING = 1e-9  # 0.07 passes of 100 rounds are 7 rounds, not 7.000000000000001
 
 
@@ -229,16 +230,15 @@ class Leg:
 
 
 def legs_of(pace: Pace, settings: Search, starts: int) -> Iterator[Leg]:
-    """Yield the legs of a search: heats, each twice as long as all before and won by half of its starts, then the rest.
+    """Yield the legs of a search: heats, each as long as all before it and won by a quarter of its starts; then more.
 
-    Successive halving (Karnin et al. 2013, algorithm 1; Jamieson & Talwalkar 2016): what a start is worth shows
-    early where the difference is large, and late where it is small.
+    Successive halving (Jamieson & Talwalkar 2016, figure 1), but for the share: what a start is worth shows early.
     """
     passes = settings.max_epochs
     last = 2**62 if passes == math.inf else math.ceil(passes * pace.rounds_an_epoch - ROUNDING)
     made, until = 0, settings.screen_rounds
     while starts > settings.survivors and made < last:
-        survivors = max(settings.survivors, math.ceil(starts / 2))
+        survivors = max(settings.survivors, math.ceil(starts / HEAT))
         yield Leg(min(until, last), min(until, last) - made, starts, survivors, heat=True)
         made, until, starts = min(until, last), 2 * until, survivors
     for leg in itertools.count(1):
