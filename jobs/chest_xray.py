@@ -39,7 +39,7 @@ classifiers:
 norms: [linf, l2]
 zetas: [0.04]
 targets: [nontargeted, all]
-rules: [spgd]
+rules: [aimed-ascent]
 seeds: [0, 1, 2]
 """
 
@@ -51,7 +51,7 @@ classifiers:
 norms: [linf]
 zetas: [0.04]
 targets: [nontargeted, all]
-rules: [spgd]
+rules: [aimed-ascent]
 seeds: [0]
 """
 
