@@ -23,6 +23,21 @@ def test_throughput_prints_its_ratios() -> None:
         assert ratio in said
 
 
+def test_compare_rules_prints_a_table_and_draws(tmp_path: Path) -> None:
+    words = ["--images", 60, "--test-images", 40, "--passes", 5, "--seeds", 1, "--rules", "spgd,cosine-uap"]
+    said = printed(
+        "compare_rules.py", "--data", "phantom:chest?images=120&size=32", "--size", 32, *words, "--out", tmp_path
+    )
+    assert all(f"| {rule} | " in said for rule in ("spgd", "cosine-uap", "aimed-ascent"))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "points.parquet").exists()
+
+
+def test_transfer_prints_its_ratio() -> None:
+    words = ["--data", "phantom:chest?images=120&size=32", "--images", 60, "--test-images", 40, "--seeds", 1]
+    assert "joint / best single, median: " in printed("transfer.py", *words)
+
+
 @pytest.mark.slow
 def test_against_art_prints_its_ratio(real_data: Path) -> None:
     data = real_data / "chest_xray_224_*.parquet"
