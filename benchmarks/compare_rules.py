@@ -7,8 +7,8 @@ Each rule searches on the same source images of the train split, mixed as the te
 published with, or with what --passes says; the default rule gets as much as the one that got most. Whenever a search
 has found something better on its own validation part, it is judged on test images, which the search knows nothing of.
 Printed: the rate that each rule ends with (median, smallest and largest over the seeds), what the default rule has
-after a tenth of that rule's image-gradients, and its rate at equal ones. Written to --out: every point as Parquet, the curves
-as PNG.
+after a tenth of that rule's image-gradients, and its rate at equal ones. Written to --out: every point as Parquet, the
+curves as PNG.
 """
 
 import argparse
