@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
 from uapray.replica import Batch, Replica
@@ -195,6 +196,7 @@ class CountingPool:
     gradients: list[tuple[int, ...]] = field(default_factory=list)
     objectives: list[Objective] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
+    visits: list[tuple[int, ...]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def gradient(
@@ -209,6 +211,11 @@ class CountingPool:
         with self._lock:
             self.queries.append(sum(len(batch.indices) for batch in batches))
         return self.pool.logits(v, batches)
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        with self._lock:
+            self.visits.append(tuple(batch.indices.tolist()))
+        return self.pool.visit(v, batch, how, ahead)
 
     @property
     def image_gradients(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from uapray import rows
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
@@ -276,6 +277,10 @@ class _Stoppable:
     def logits(self, v: Tensor | None, batches: Sequence[Batch]) -> NDArray[np.float32]:
         self.check()
         return self.pool.logits(v, batches)
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        self.check()
+        return self.pool.visit(v, batch, how, ahead)
 
 
 def _run_trials(
