@@ -1,4 +1,4 @@
-"""The sequential rules take the steps that the Adversarial Robustness Toolbox takes, on the same images in its order."""
+"""The sequential rules take the steps that the Adversarial Robustness Toolbox takes, on its images and order."""
 
 import random
 from collections.abc import Callable

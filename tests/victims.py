@@ -196,7 +196,7 @@ class CountingPool:
     gradients: list[tuple[int, ...]] = field(default_factory=list)
     objectives: list[Objective] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
-    visits: list[tuple[int, ...]] = field(default_factory=list)
+    visits: list[tuple[tuple[int, ...], Visit]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def gradient(
@@ -213,17 +213,18 @@ class CountingPool:
         return self.pool.logits(v, batches)
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        came = self.pool.visit(v, batch, how, ahead)
         with self._lock:
-            self.visits.append(tuple(batch.indices.tolist()))
-        return self.pool.visit(v, batch, how, ahead)
+            self.visits.append((tuple(batch.indices.tolist()), came))
+        return came
 
     @property
     def image_gradients(self) -> int:
-        return sum(map(len, self.gradients))
+        return sum(map(len, self.gradients)) + sum(came.image_gradients for _, came in self.visits)
 
     @property
     def image_queries(self) -> int:
-        return sum(self.queries)
+        return sum(self.queries) + sum(came.image_queries for _, came in self.visits)
 
 
 def pool_of(module: nn.Module, decks: Mapping[str, NDArray[np.uint8]]) -> CountingPool:
