@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from uapray.errors import TrialError
 
 MOST_RIVALS = 9  # DeepFool's authors look at the ten likeliest classes, the present one among them
+NO_MORE = 0.05  # share of the overshoot; without it half of the images creep along the boundary to the last step
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -63,7 +64,8 @@ def deepfool(
     """Return the shortest steps across a class boundary (Moosavi-Dezfooli et al. 2016, algorithm 2 and section 3.3).
 
     The classifier is taken as linear time and again until the class changes; the sum is then made longer by the
-    overshoot. Targeted: only the boundary between the present class and the target is looked at.
+    overshoot. Targeted: only the boundary between the present class and the target is looked at. We depart from the
+    paper where a sum has come up to the boundary: a further step that is small against the overshoot is the last.
 
     Args:
         forward: Pixels to logits.
@@ -79,12 +81,14 @@ def deepfool(
     for left in reversed(range(max_steps)):
         pixels, logits = _differentiable(forward, images[active] + total[active])
         gaps = _gaps(logits, current[active], target)
-        total[active] += _shortest(pixels, gaps, p)
+        nearer = _shortest(pixels, gaps, p)
+        total[active] += nearer
         gradients += len(active) * gaps.shape[1]
         if left:
             classes = classes_of(forward, images[active] + total[active])
             queries += len(active)
-            active = active[~reached(classes, current[active], target)]
+            far = _sizes(nearer) > NO_MORE * overshoot * _sizes(total[active])
+            active = active[far & ~reached(classes, current[active], target)]
         if not len(active):
             break
     return Increments(total.mul_(1 + overshoot), gradients, queries)
@@ -136,6 +140,11 @@ def _gaps(logits: Tensor, current: Tensor, target: int | None) -> Tensor:
     others = logits.detach().scatter(1, current[:, None], -torch.inf)
     rivals = others.topk(min(logits.shape[1] - 1, MOST_RIVALS), dim=1).indices
     return logits.gather(1, current[:, None]) - logits.gather(1, rivals)
+
+
+def _sizes(steps: Tensor) -> Tensor:
+    sizes: Tensor = torch.linalg.vector_norm(steps, dim=(1, 2, 3))
+    return sizes
 
 
 def _shortest(pixels: Tensor, gaps: Tensor, p: float) -> Tensor:
