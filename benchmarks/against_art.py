@@ -27,6 +27,7 @@ from uapray.data.images import ImageSet, hold_out
 from uapray.models.recipe import recipe_of
 from uapray.models.training import fit
 from uapray.models.weights import wrap_module
+from uapray.models.zoo import build
 from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, find
 
@@ -84,10 +85,12 @@ class Victim(nn.Module):
         return logits
 
 
-def trained(source: ImageSet) -> nn.Module:
-    """Return the victim, trained on the source images."""
+def trained(source: ImageSet, architecture: str | None = None) -> nn.Module:
+    """Return the victim, or a classifier of a named architecture, trained on the source images."""
     torch.manual_seed(0)
-    module = Victim(source.channels, len(source.class_names))
+    channels, classes = source.channels, len(source.class_names)
+    module = build(architecture, classes=classes, channels=channels, size=SIZE) if architecture else None
+    module = module or Victim(channels, classes)
     rest, held = hold_out(source, 0.1, 0)
     fit(module, rest, held, recipe_of({"base": "quick", "rotation_degrees": 0, "shift_share": 0}), seed=0)
     return module.eval()

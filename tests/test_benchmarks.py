@@ -39,6 +39,12 @@ def test_transfer_prints_its_ratio() -> None:
 
 
 @pytest.mark.slow
+def test_sequential_prints_its_ratio() -> None:
+    said = printed("sequential.py", "--data", "phantom:chest?images=200&size=64", "--repeats", 1, "--passes", 1)
+    assert "ART's time / uapray's time" in said
+
+
+@pytest.mark.slow
 def test_against_art_prints_its_ratio(real_data: Path) -> None:
     data = real_data / "chest_xray_224_*.parquet"
     said = printed("against_art.py", "--data", data, "--seeds", 1, "--passes", 1)

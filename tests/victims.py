@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
 from uapray.rendering import Rendering
@@ -196,6 +197,7 @@ class CountingPool:
     gradients: list[tuple[int, ...]] = field(default_factory=list)
     objectives: list[Objective] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
+    visits: list[tuple[tuple[int, ...], Visit]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def gradient(
@@ -213,13 +215,19 @@ class CountingPool:
             self.queries.append(sum(len(batch.indices) for batch in batches))
         return self.pool.logits(v, batches, rendering)
 
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        came = self.pool.visit(v, batch, how, ahead)
+        with self._lock:
+            self.visits.append((tuple(batch.indices.tolist()), came))
+        return came
+
     @property
     def image_gradients(self) -> int:
-        return sum(map(len, self.gradients))
+        return sum(map(len, self.gradients)) + sum(came.image_gradients for _, came in self.visits)
 
     @property
     def image_queries(self) -> int:
-        return sum(self.queries)
+        return sum(self.queries) + sum(came.image_queries for _, came in self.visits)
 
 
 def pool_of(module: nn.Module, decks: Mapping[str, NDArray[np.uint8]]) -> CountingPool:

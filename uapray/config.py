@@ -160,6 +160,14 @@ class Search(Settings):
             raise ValueError(f"round_size: expected a multiple of batch_size {self.batch_size}, got {self.round_size}")
         return self
 
+    @model_validator(mode="after")
+    def _image_by_image_there_is_one_start(self) -> Self:
+        if self.rule in SEQUENTIAL and self.starts != 1:
+            raise ValueError(f"starts: expected 1 for {self.rule}, which goes image by image, got {self.starts}")
+        if self.rule in SEQUENTIAL and self.init == "gradient":
+            raise ValueError(f"init: expected zero or random for {self.rule}, got gradient")
+        return self
+
     @property
     def max_epochs(self) -> float:
         """Passes over the source images that a start makes at most."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uapray.attack.objective import Objective
-from uapray.attack.projection import extend, length
+from uapray.attack.projection import length
 from uapray.attack.rules import State
 from uapray.config import Budget, Search
 from uapray.pace import Pace
@@ -152,6 +152,10 @@ class Walk(Protocol):
         """Return where a start stands after that many rounds, counted from its beginning."""
         ...
 
+    def candidate(self, start: Start) -> Tensor:
+        """Return the perturbation to be judged, where a start stands."""
+        ...
+
     def images_seen(self, start: Start) -> int:
         """Return how many different images a start has been moved by."""
         ...
@@ -251,10 +255,9 @@ def legs_of(pace: Pace, settings: Search, starts: int) -> Iterator[Leg]:
 
 
 def judge_point(
-    task: Task, now: Snapshot, start: Start, epoch: float, images_used: int
+    task: Task, now: Snapshot, start: Start, candidate: Tensor, epoch: float, images_used: int
 ) -> tuple[Snapshot, Measurement]:
-    """Judge the surface point that a start points to on the validation part, and keep it if it is the best so far."""
-    candidate = extend(start.state.v, p=task.p, xi=task.xi)
+    """Judge the perturbation that a start came to on the validation part, and keep it if it is the best so far."""
     said = verdict(task.members, candidate, task.objective)
     now = replace(now, image_queries=now.image_queries + said.image_queries)
     if said.certainty > now.best_certainty and start.moved:
@@ -278,7 +281,7 @@ def _judge(walk: Walk, task: Task, now: Snapshot) -> Snapshot:
     rows = []
     for start in now.starts:
         epoch = start.rounds / walk.pace.rounds_an_epoch
-        now, row = judge_point(task, now, start, epoch, walk.images_seen(start))
+        now, row = judge_point(task, now, start, walk.candidate(start), epoch, walk.images_seen(start))
         rows.append(row)
     return replace(now, measured=tuple(rows))
 

@@ -17,6 +17,7 @@ from uapray import rows
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.projection import order
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
@@ -285,6 +286,10 @@ class _Stoppable:
     ) -> NDArray[np.float32]:
         self.check()
         return self.pool.logits(v, batches, rendering)
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        self.check()
+        return self.pool.visit(v, batch, how, ahead)
 
 
 def _run_trials(

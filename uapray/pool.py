@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import TrialError
 from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
@@ -31,6 +32,10 @@ class ReplicaPool(Protocol):
         self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
     ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
+        ...
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        """Visit images one after another, in the order of the batch, on one replica."""
         ...
 
 
@@ -55,6 +60,11 @@ class LocalPool:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
             return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches, rendering))
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        """Visit images one after another, in the order of the batch, on one replica."""
+        with self._one_at_a_time:
+            return self._replica.visit(v.numpy(), batch, how, ahead)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.sequential import Ahead, Visit, Visiting, visit
 from uapray.errors import TrialError
 from uapray.models.tuning import tune
 from uapray.rendering import Rendering
@@ -83,6 +84,26 @@ class Replica:
         with self._settled(), torch.inference_mode():
             moved = None if v is None else self._perturbation(v)
             return [self._logits(moved, batch, rendering).float().cpu().numpy() for batch in batches]
+
+    def visit(self, v: NDArray[np.float32], batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        """Visit images one after another in the order of the batch; as ``attack.sequential.visit``.
+
+        Args:
+            v: Perturbation, float32 ``(c, h, w)``.
+            batch: The images, with the classes predicted for them when clean.
+            how: Inner step, ball and target.
+            ahead: How far to look at first.
+        """
+        assert batch.reference is not None
+        with self._settled():
+            reference = torch.from_numpy(batch.reference).to(self._device)
+            forward = self._of_clipped if how.clip else self._module
+            came = visit(forward, self._pixels(batch), reference, self._perturbation(v)[0], how, ahead)
+            return replace(came, v=came.v.cpu().contiguous())
+
+    def _of_clipped(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self._module(pixels.clamp(0, 1))
+        return logits
 
     def _gradient(self, v: Tensor, batch: Batch, objective: Objective, along: Tensor | None) -> PartialUpdate:
         pixels = self._pixels(batch)

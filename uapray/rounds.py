@@ -81,6 +81,10 @@ class Rounds:
             image_queries=start.image_queries + made * self.cost.image_queries,
         )
 
+    def candidate(self, start: Start) -> Tensor:
+        """Return the surface point that a start points to."""
+        return extend(start.state.v, p=self.task.p, xi=self.task.xi)
+
     def images_seen(self, start: Start) -> int:
         """Return how many different images a start has taken gradients of."""
         pace = self.pace

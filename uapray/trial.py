@@ -14,8 +14,8 @@ from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import length, mean_norm, order
 from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
-from uapray.config import Search, Threat
-from uapray.coordinator import Measurement, Snapshot, Task, search
+from uapray.config import SEQUENTIAL, Search, Threat
+from uapray.coordinator import Measurement, Snapshot, Task, Walk, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
@@ -24,6 +24,7 @@ from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 from uapray.rendering import Rendering
 from uapray.rounds import Rounds
+from uapray.sequential import Sequential, nothing_accepted, step_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class Found:
     Attributes:
         perturbation: float32 ``(c, h, w)``, pixel units.
         xi: Radius it was searched in, pixel units.
-        epsilon: Length of the first step, pixel units; None for a random draw.
+        epsilon: Length of the first step in the norm of the ball, pixel units; None where each step has its own,
+            and for a random draw.
         history: The measurements on the validation part, in order.
         image_gradients: Spent, all starts together.
         image_queries: Spent, all starts together.
@@ -156,6 +158,25 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[R
     return rule, size * xi
 
 
+def walk_of(task: Task, settings: Search, threat: Threat) -> tuple[Walk, float | None]:
+    """Return how the rule walks, and the length of its first step in pixel units; None: each step has its own.
+
+    Raises:
+        ConfigError: If the rule cannot work on several classifiers.
+    """
+    if settings.rule not in SEQUENTIAL:
+        rule, epsilon = rule_of(settings, threat, task.xi, len(task.source))
+        return Rounds(rule, task, settings), epsilon
+    if len(task.members) > 1:
+        raise ConfigError(
+            f"rule: {settings.rule} goes image by image through one classifier, got {len(task.members)}; "
+            "take a rule by rounds, such as spgd"
+        )
+    epsilon = settings.first_step(threat.norm) * task.xi
+    walk = Sequential(step_of(settings, task, epsilon), task, settings)
+    return walk, None if settings.rule == "uap-deepfool" else epsilon
+
+
 def find(
     arena: Arena,
     threat: Threat,
@@ -205,17 +226,19 @@ def find(
         ),
         seed=seed,
     )
-    rule, epsilon = rule_of(settings, threat, xi, len(task.source))
+    walk, epsilon = walk_of(task, settings, threat)
     history: list[Measurement] = []
     latest: Snapshot | None = None
-    for latest in search(Rounds(rule, task, settings), task, settings):
+    for latest in search(walk, task, settings):
         history.extend(latest.measured)
         watch(latest)
     if latest is None:
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
     if not latest.best.any():
         raise TrialError(
-            "no gradient ever moved the perturbation: the classifier is flat around these images, "
+            nothing_accepted(settings)
+            if settings.rule in SEQUENTIAL
+            else "no gradient ever moved the perturbation: the classifier is flat around these images, "
             "or the budget ended before the first step"
         )
     return Found(

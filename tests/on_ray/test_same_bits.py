@@ -10,6 +10,7 @@ import pytest
 import ray
 import torch
 from ray.util import placement_group, remove_placement_group
+from torch import nn
 
 import uapray
 from uapray.api import search_settings
@@ -39,7 +40,12 @@ def images() -> ImageSet:
 
 @pytest.fixture(scope="module")
 def classifier(images: ImageSet) -> Classifier:
+    """Return a net that predicts each class about equally often, so that single images are near another class."""
     module = build("tiny-cnn", classes=3, channels=1, size=SIZE, seed=1)
+    *_, last = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        pixels = torch.tensor(images.images).permute(0, 3, 1, 2).float() / 255
+        last.bias -= module.eval()(pixels).mean(0)
     return wrap_module(module, images.class_names, 1, SIZE)
 
 
@@ -60,8 +66,27 @@ def test_one_two_and_four_replicas_and_this_process_agree(rule: str, classifier:
     assert here.perturbation.any()
 
 
-def test_a_replica_killed_in_mid_search_changes_nothing(classifier: Classifier, images: ImageSet) -> None:
-    undisturbed = found(classifier, images, Resources("local"), rule="spgd")
+def test_image_by_image_one_and_two_replicas_and_this_process_agree(classifier: Classifier, images: ImageSet) -> None:
+    settings: dict[str, object] = {"rule": "uap-fgsm", "starts": 1, "max_epochs": 3, "step_size": 1.0}
+    here = found(classifier, images, Resources("local"), **settings)
+    for replicas in (1, 2):
+        there = found(classifier, images, Resources("ray", replicas=replicas), **settings)
+        assert torch.equal(here.perturbation, there.perturbation), f"{replicas} replicas differ"
+        assert here.history == there.history
+    assert here.perturbation.any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("spgd", {"starts": 3, "survivors": 2, "max_epochs": 1.5}),
+        ("uap-fgsm", {"starts": 1, "max_epochs": 3, "step_size": 1.0}),
+    ],
+)
+def test_a_replica_killed_in_mid_search_changes_nothing(
+    rule: str, changes: dict[str, object], classifier: Classifier, images: ImageSet
+) -> None:
+    undisturbed = found(classifier, images, Resources("local"), rule=rule, **changes)
     killed: list[int] = []
     with open_pool(classifier, {"train": images}, Resources("ray", replicas=2)) as pool:
         assert isinstance(pool, RayPool)
@@ -76,7 +101,7 @@ def test_a_replica_killed_in_mid_search_changes_nothing(classifier: Classifier, 
         disturbed = find(
             Arena(pool, {"train": images}),
             Threat(norm="linf", zeta=0.04),
-            search_settings("spgd", {"starts": 3, "survivors": 2, "max_epochs": 1.5}),
+            search_settings(rule, changes),
             seed=5,
             watch=kill_soon,
         )

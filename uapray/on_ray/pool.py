@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import ClusterError
 from uapray.on_ray.session import expect_room
 from uapray.rendering import Rendering
@@ -113,6 +114,12 @@ class RayPool:
         sent = None if v is None else _sendable(v)
         answers = self._ask("logits", [(sent, [batch], rendering) for batch in batches])
         return np.concatenate([part for answer in answers for part in answer])
+
+    def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
+        """Visit images one after another, in the order of the batch, on one replica."""
+        came: Visit
+        (came,) = self._ask("visit", [(_sendable(v), batch, how, ahead)])
+        return came
 
     def replicas(self) -> list[Any]:
         """Return the handles of the actors, those included that are not up yet."""
