@@ -210,6 +210,11 @@ class CountingPool:
             self.queries.append(sum(len(batch.indices) for batch in batches))
         return self.pool.logits(v, batches)
 
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        with self._lock:
+            self.queries.append(len(vs) * sum(len(batch.indices) for batch in batches))
+        return self.pool.population(vs, batches)
+
     @property
     def image_gradients(self) -> int:
         return sum(map(len, self.gradients))

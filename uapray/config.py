@@ -26,7 +26,7 @@ RuleName = Literal[
     "ga",
     "random",
 ]
-LossName = Literal["cross-entropy", "margin", "cosine"]
+LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
 SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
@@ -56,7 +56,13 @@ STEP_SIZES: Mapping[str, tuple[float, float]] = {
     "de": (0.3, 0.3),
     "ga": (0.3, 0.3),
 }
-MAX_EPOCHS: Mapping[str, float] = {"aimed-ascent": 2.0, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
+MAX_EPOCHS: Mapping[str, float] = {
+    "aimed-ascent": 2.0,
+    "uap-fgsm": 15.0,
+    "uap-deepfool": 15.0,
+    **dict.fromkeys(BLACK_BOX, 500.0),
+}
+ATTACKER_SHARE = 0.3  # of the test images, where a black-box rule is asked for and nothing is said
 _USUAL_EPOCHS = 20.0
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -107,7 +113,9 @@ class Search(Settings):
         inner_steps: ``uap-deepfool`` only: steps to the boundary at most.
         frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched.
         feedback: Black-box rules: whether the classifier tells ``scores`` or ``labels`` only.
-        population: Black-box rules: candidates of a generation; None: the rule's own.
+        population: Black-box rules but ``hill-climb``: candidates of a generation.
+        race_images: Black-box rules: images on which all candidates are compared, before the worse half drops out and
+            the others see as many again, and so on. None: all images, every candidate, as published.
         starts: Searches begun; the search has several basins. A nontargeted search of a classifier of few classes
             begins one a class, if that is no more than half of them.
         screen_epochs: Passes each start makes before the best ``survivors`` go on.
@@ -133,7 +141,8 @@ class Search(Settings):
     inner_steps: int = Field(10, gt=0)
     frequencies: int = Field(28, gt=0)
     feedback: Feedback = "scores"
-    population: int | None = Field(None, gt=1)
+    population: int = Field(16, gt=3)
+    race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
     screen_epochs: float = Field(0.25, gt=0)
     survivors: int = Field(1, gt=0)

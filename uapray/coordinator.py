@@ -207,7 +207,7 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
         if leg + 1 == screening:
             now = replace(now, starts=_keep(now, survivors))
         seconds, walked_legs = time.monotonic() - begun, walked_legs + len(walked)
-        now = replace(now, share_done=_share_done(budget, now, walked_legs / planned if legs else 0.0, seconds))
+        now = replace(now, share_done=share_done(budget, now, walked_legs / planned if legs else 0.0, seconds))
         yield now
         if budget.stop_rate is not None and now.best_rate >= budget.stop_rate:
             return
@@ -268,7 +268,7 @@ def _affordable(budget: Budget, now: Snapshot, cost: Cost, judgement: int) -> in
     return max(0, rounds)
 
 
-def _share_done(budget: Budget, now: Snapshot, passes: float, seconds: float) -> float:
+def share_done(budget: Budget, now: Snapshot, passes: float, seconds: float) -> float:
     """Return how much of the limit that is nearest has been used."""
     used = [
         passes,

@@ -30,6 +30,10 @@ class ReplicaPool(Protocol):
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         ...
 
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each perturbation what ``logits`` would; each pair of it and a batch is dealt by itself."""
+        ...
+
 
 class LocalPool:
     """One replica in this process: the real thing without a cluster."""
@@ -50,6 +54,10 @@ class LocalPool:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
             return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches))
+
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each perturbation the logits ``(n, k)`` of all images, in the order of the batches."""
+        return [self.logits(v, batches) for v in vs]
 
 
 @dataclass(frozen=True, slots=True)
