@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uapray.race import Contender, Places, race
+from uapray.race import Contender, Places, price, race
 
 
 def run(truth: np.ndarray, first: int, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
@@ -51,6 +51,7 @@ def test_nobody_is_asked_for_more_than_all_images_and_the_winner_for_most(
     assert (asked >= min(first, images)).all()
     assert asked[winner] == asked.max() <= images
     assert short[winner] == 0 >= short.max()
+    assert asked.sum() == price(count, images, first)
 
 
 @given(st.integers(0, 2**16), st.integers(2, 12), st.integers(1, 20))

@@ -14,11 +14,11 @@ from uapray.config import Search
 from uapray.coordinator import Task
 from uapray.panel import hit
 from uapray.pool import in_turn, predicted
-from uapray.race import Contender, Places, Scores, race
+from uapray.race import Contender, Places, Scores, price, race
 
 
 class BudgetEnded(Exception):  # noqa: N818 (no error: the search ends)
-    """The budget does not allow what was to be asked next; nothing was asked."""
+    """The budget does not allow the next race."""
 
 
 @dataclass(slots=True)
@@ -64,23 +64,23 @@ class Desk:
         """Race some perturbations on images in an order of this race's own; see ``race``.
 
         Raises:
-            BudgetEnded: If that takes more predictions than are allowed.
+            BudgetEnded: If that may take more predictions than are allowed; then nothing was asked.
         """
         source = self.task.source
+        first = self.settings.race_images or len(source)
+        if self.image_queries + price(len(contenders), len(source), first) > self.most:
+            raise BudgetEnded
         order = source.order(seed=self.task.seed, epoch=self.races)
         self.races += 1
-        return race(contenders, order, self.settings.race_images or len(source), self._ask)
+        return race(contenders, order, first, self._ask)
 
     def _ask(self, contenders: Sequence[Contender], places: Places) -> None:
         source = self.task.source
         unknown = [one for one in contenders if np.isnan(one.scores[places]).any()]
-        cost = len(unknown) * len(places)
-        if self.image_queries + cost > self.most:
-            raise BudgetEnded
-        self.image_queries += cost
+        self.image_queries += len(unknown) * len(places)
         self.seen.update(places.tolist())
         batches = in_turn(source.name, source.rows[places])
-        answers = self.task.members[0].pool.population([one.v for one in unknown], batches)
+        answers = self.task.members[0].pool.population([one.v for one in unknown], batches) if unknown else []
         for one, logits in zip(unknown, answers, strict=True):
             one.scores[places] = self._scores(logits, places)
 

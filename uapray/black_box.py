@@ -78,7 +78,7 @@ def _climb(desk: Desk, step_size: float) -> Iterator[Start]:
     """
     task, settings = desk.task, desk.settings
     stands, rounds, moved = desk.new(torch.zeros(task.shape)), 0, False
-    for wave in _waves(task.shape, settings.frequencies, task.seed):
+    for wave in waves(task.shape, settings.frequencies, task.seed):
         step = wave * (step_size * task.xi / length(wave, p=task.p))
         ways = [desk.new(project(stands.v + way, p=task.p, xi=task.xi)) for way in (-step, step)]
         field = [*ways, stands]  # of equals the first wins: without scores a plateau is to be left
@@ -149,7 +149,7 @@ class _Space:
         return extend(picture, p=self.task.p, xi=self.task.xi)
 
 
-def _waves(shape: tuple[int, int, int], frequencies: int, seed: int) -> Iterator[Tensor]:
+def waves(shape: tuple[int, int, int], frequencies: int, seed: int) -> Iterator[Tensor]:
     """Yield single waves of the cosine basis without end: the lowest frequencies in random order, then ring by ring."""
     channels, height, width = shape
     rng = np.random.default_rng(seed)

@@ -38,6 +38,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "spgd": {"clamp": 9.0},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
     "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
+    **{rule: {"loss": "margin", "clamp": 5.0} for rule in sorted(BLACK_BOX)},
     "uap-fgsm": {"measures_per_epoch": 1},
     "uap-deepfool": {"measures_per_epoch": 1},
 }
@@ -97,7 +98,8 @@ class Search(Settings):
 
     Attributes:
         rule: The update rule, or the control ``random``.
-        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin`` or ``cosine``.
+        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin``, ``cosine``
+            or ``probability``.
         clamp: What a single image's loss counts for at most; None: no limit.
         batch_size: Images that a replica differentiates at once. Part of a result's identity.
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
@@ -111,8 +113,10 @@ class Search(Settings):
             between two measurements.
         overshoot: ``uap-deepfool`` only: how much longer than needed a step across the boundary is.
         inner_steps: ``uap-deepfool`` only: steps to the boundary at most.
-        frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched.
-        feedback: Black-box rules: whether the classifier tells ``scores`` or ``labels`` only.
+        frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched; those that
+            ``hill-climb`` tries first.
+        feedback: Black-box rules: whether the classifier tells ``scores``, which are compared by ``loss``, or
+            ``labels`` only.
         population: Black-box rules but ``hill-climb``: candidates of a generation.
         race_images: Black-box rules: images on which all candidates are compared, before the worse half drops out and
             the others see as many again, and so on. None: all images, every candidate, as published.
@@ -139,7 +143,7 @@ class Search(Settings):
     inner_rounds: int = Field(10, gt=0)
     overshoot: float = Field(0.02, ge=0)
     inner_steps: int = Field(10, gt=0)
-    frequencies: int = Field(28, gt=0)
+    frequencies: int = Field(8, gt=0)
     feedback: Feedback = "scores"
     population: int = Field(16, gt=3)
     race_images: int | None = Field(16, gt=0)

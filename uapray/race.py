@@ -33,6 +33,17 @@ class Contender:
         return float(self.scores[places].mean(0).max())
 
 
+def price(contenders: int, images: int, first: int) -> int:
+    """Return how many predictions a race takes, if nothing is known of any contender."""
+    total, seen = 0, 0
+    while True:
+        until = min(max(first, 2 * seen), images)
+        total, seen = total + contenders * (until - seen), until
+        if seen == images or contenders == 1:
+            return total
+        contenders = (contenders + 1) // 2
+
+
 Ask = Callable[[Sequence[Contender], Places], None]
 
 

@@ -25,7 +25,7 @@ def perturb(
     model: Model,
     data: Data,
     out: Annotated[str, typer.Option(help="The .safetensors to write.", show_default=False)],
-    rule: Annotated[str, typer.Option(help="spgd, sga or random.")] = "spgd",
+    rule: Annotated[str, typer.Option(help="spgd, sga, hill-climb, cma-es, pso, de, ga or random.")] = "spgd",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     zeta: Annotated[
         float | None,
@@ -46,12 +46,17 @@ def perturb(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
+    attacker_share: Annotated[
+        float, typer.Option(help="Black-box rules: share of the test images, by patient, that it is made on.")
+    ] = 0.3,
     size: options.Size = None,
     replicas: options.Replicas = 1,
     gpus: options.Gpus = 0.0,
     address: options.Address = None,
 ) -> None:
     """Make one perturbation on the train split and judge it on another, beside a control.
+
+    A black-box rule (hill-climb, cma-es, pso, de, ga) makes it on a part of the test images and judges it on the rest.
 
     Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
     """
@@ -62,6 +67,8 @@ def perturb(
 
     from uapray import api, objects
     from uapray.cli.progress import board
+    from uapray.config import BLACK_BOX
+    from uapray.data.dataset import ATTACKER
     from uapray.errors import ConfigError
     from uapray.on_ray.session import session
 
@@ -70,7 +77,12 @@ def perturb(
     chosen = _parsed(settings or [])
     api.search_settings(rule, chosen)
     objects.check_uri(out)
-    classifier, (source, judged_on) = _load(model, data, ("train", split), size)
+    black_box = rule in BLACK_BOX
+    if black_box and not 0 < attacker_share < 1:
+        raise ConfigError(f"--attacker-share: expected more than 0 and less than 1, got {attacker_share:g}")
+    made_on = ATTACKER if black_box else "train"
+    share = attacker_share if black_box else 0.0
+    classifier, (source, judged_on) = _load(model, data, (made_on, split), size, share)
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
     threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "target": target}
@@ -85,7 +97,9 @@ def perturb(
     header["made_on"] = classifier.sha256
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
     spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
-    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", spent)
+    made = f"made on {len(source)} images of {source.name}/{made_on}"
+    made += f", {share:g} of the test images, which are not judged" if black_box else ""
+    _show(evaluation, f"{out}: judged on {judged_on.name}/{split}", f"{made}; {spent}")
 
 
 def evaluate(
@@ -123,16 +137,19 @@ def evaluate(
     _show(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
-def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "tuple[Classifier, list[ImageSet]]":
+def _load(
+    model: str, data: str, splits: tuple[str, ...], size: int | None, attacker_share: float = 0.0
+) -> "tuple[Classifier, list[ImageSet]]":
     """Load a classifier and splits, at the size asked for or else at the size that its card says."""
     from uapray.cli.leaks import tell_shared_patients
-    from uapray.data.dataset import open_data
+    from uapray.data.dataset import open_data, with_attacker
     from uapray.models.card import check_fits
     from uapray.models.weights import load_classifier, load_for
 
     square = None if size is None else (size, size)
     opened = open_data(data)
     tell_shared_patients(opened)
+    opened = with_attacker(opened, attacker_share) if attacker_share else opened
     if model.endswith(".safetensors"):
         classifier = load_classifier(model)
         images = [opened.images(split, square or classifier.card.size) for split in splits]
