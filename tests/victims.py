@@ -221,6 +221,11 @@ class CountingPool:
             self.visits.append((tuple(batch.indices.tolist()), came))
         return came
 
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        with self._lock:
+            self.queries.append(len(vs) * sum(len(batch.indices) for batch in batches))
+        return self.pool.population(vs, batches)
+
     @property
     def image_gradients(self) -> int:
         return sum(map(len, self.gradients)) + sum(came.image_gradients for _, came in self.visits)

@@ -28,7 +28,7 @@ RuleName = Literal[
     "random",
 ]
 DEFAULT_RULE: RuleName = "aimed-ascent"
-LossName = Literal["cross-entropy", "margin", "cosine"]
+LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
 SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
@@ -41,6 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
     "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
+    **{rule: {"loss": "margin", "clamp": 5.0} for rule in sorted(BLACK_BOX)},
     "uap-fgsm": {"measures_per_epoch": 1},
     "uap-deepfool": {"measures_per_epoch": 1},
 }
@@ -59,7 +60,13 @@ STEP_SIZES: Mapping[str, tuple[float, float]] = {
     "de": (0.3, 0.3),
     "ga": (0.3, 0.3),
 }
-MAX_EPOCHS: Mapping[str, float] = {"aimed-ascent": 2.0, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
+MAX_EPOCHS: Mapping[str, float] = {
+    "aimed-ascent": 2.0,
+    "uap-fgsm": 15.0,
+    "uap-deepfool": 15.0,
+    **dict.fromkeys(BLACK_BOX, 500.0),
+}
+ATTACKER_SHARE = 0.3  # of the test images, where a black-box rule is asked for and nothing is said
 _USUAL_EPOCHS = 20.0
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -94,7 +101,8 @@ class Search(Settings):
 
     Attributes:
         rule: The update rule, or the control ``random``.
-        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin`` or ``cosine``.
+        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin``, ``cosine``
+            or ``probability``.
         clamp: What a single image's loss counts for at most; None: no limit.
         batch_size: Images that a replica differentiates at once. Part of a result's identity.
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
@@ -108,9 +116,13 @@ class Search(Settings):
             between two measurements.
         overshoot: ``uap-deepfool`` only: how much longer than needed a step across the boundary is.
         inner_steps: ``uap-deepfool`` only: steps to the boundary at most.
-        frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched.
-        feedback: Black-box rules: whether the classifier tells ``scores`` or ``labels`` only.
-        population: Black-box rules: candidates of a generation; None: the rule's own.
+        frequencies: Black-box rules: lowest frequencies a side of the cosine basis that is searched; those that
+            ``hill-climb`` tries first.
+        feedback: Black-box rules: whether the classifier tells ``scores``, which are compared by ``loss``, or
+            ``labels`` only.
+        population: Black-box rules but ``hill-climb``: candidates of a generation.
+        race_images: Black-box rules: images on which all candidates are compared, before the worse half drops out and
+            the others see as many again, and so on. None: all images, every candidate, as published.
         starts: Searches begun at most, since the search has several basins: nontargeted one a class, those with the
             highest ceiling first, and one that aims nowhere; targeted always one.
         screen_rounds: Rounds of the first heat of the starts; a quarter of them go on to the next one, which is as
@@ -135,9 +147,10 @@ class Search(Settings):
     inner_rounds: int = Field(10, gt=0)
     overshoot: float = Field(0.02, ge=0)
     inner_steps: int = Field(10, gt=0)
-    frequencies: int = Field(28, gt=0)
+    frequencies: int = Field(8, gt=0)
     feedback: Feedback = "scores"
-    population: int | None = Field(None, gt=1)
+    population: int = Field(16, gt=3)
+    race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
     screen_rounds: int = Field(2, gt=0)
     survivors: int = Field(1, gt=0)

@@ -206,7 +206,7 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
         if leg.heat:
             now = replace(now, starts=_keep(now, leg.survivors))
         seconds = time.monotonic() - begun
-        now = replace(now, share_done=_share_done(budget, now, walked / planned, seconds))
+        now = replace(now, share_done=share_done(budget, now, walked / planned, seconds))
         yield now
         if budget.stop_rate is not None and now.best_rate >= budget.stop_rate:
             return
@@ -306,7 +306,7 @@ def _affordable(budget: Budget, now: Snapshot, cost: Cost, judgement: int) -> in
     return max(0, rounds)
 
 
-def _share_done(budget: Budget, now: Snapshot, passes: float, seconds: float) -> float:
+def share_done(budget: Budget, now: Snapshot, passes: float, seconds: float) -> float:
     """Return how much of the limit that is nearest has been used."""
     used = [
         passes,

@@ -20,6 +20,7 @@ from uapray.attack.projection import order
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
+from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
 from uapray.models.card import Classifier, check_fits
@@ -200,14 +201,14 @@ def _run_group(
         _write_failure(run, victim.key, "train", error)
         return len(trials)
     check_fits(classifier, images["train"])
-    decks = {split: images[split] for split in {"train", *trials[0].splits}}
+    decks = {split: images[split] for split in {*(trial.made_on for trial in trials), "train", *trials[0].splits}}
     with open_pool(classifier, decks, run.resources, check) as pool:
         return _run_trials(run, Arena(_Stoppable(pool, check), decks), classifier, trials, standing, note)
 
 
 def _splits(source: Source, judged: Sequence[str]) -> list[str]:
     """Return the splits that a grid needs of a data set: to train on, to choose by, to judge on."""
-    return sorted({"train", *judged} | {"val"} & set(source.data.splits()))
+    return sorted({"train", *judged} | {"val", ATTACKER} & set(source.dealt.splits()))
 
 
 def _sample(source: Source, judged: Sequence[str]) -> ImageSet:
@@ -290,6 +291,10 @@ class _Stoppable:
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         self.check()
         return self.pool.visit(v, batch, how, ahead)
+
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        self.check()
+        return self.pool.population(vs, batches)
 
 
 def _run_trials(
@@ -398,7 +403,7 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
         run.watcher.searching(step, snapshot)
 
     begun = time.monotonic()
-    found = find(arena, step.threat, step.search, seed=step.seed, watch=watch)
+    found = find(arena, step.threat, step.search, seed=step.seed, source=step.made_on, watch=watch)
     replicas = run.resources.replicas if run.resources.kind == "ray" else 1
     ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
     if found.history:

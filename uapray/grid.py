@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from uapray.config import Budget, Norm, Search, Seed, Settings, parse
+from uapray.config import ATTACKER_SHARE, BLACK_BOX, Budget, Norm, Search, Seed, Settings, parse
 from uapray.errors import ConfigError
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
 from uapray.rendering import parse_rendering
@@ -73,6 +73,8 @@ class Grid(Settings):
         rules: Update rules, by name or with what differs from the defaults (keys of ``Search``).
         seeds: Of the searches.
         splits: On which the perturbations are judged.
+        attacker_share: Share of the test images, by patient, that black-box rules make their perturbations on; it is
+            left out of the split ``test`` for all rules. None: 0.3 if a rule is black-box, else 0.
         budget: Of each search; a rule's own entry goes before it.
         control: Whether the random control is added.
         control_draws: Draws of each kind of matched control that a search is judged beside; 0 for none.
@@ -90,6 +92,7 @@ class Grid(Settings):
     rules: tuple[Search, ...] = Field((Search(),), min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     splits: tuple[str, ...] = Field(("test",), min_length=1)
+    attacker_share: float | None = Field(None, ge=0, lt=1)
     budget: Budget = Budget()
     control: bool = True
     control_draws: int = Field(19, ge=0)
@@ -124,6 +127,23 @@ class Grid(Settings):
             if not 0 < zeta <= 1:
                 raise ValueError(f"expected shares in (0, 1], 0.04 for 4 %, got {zeta:g}")
         return value
+
+    @model_validator(mode="after")
+    def _attacker_has_images(self) -> Self:
+        if self.attacker_share == 0 and self._black_box:
+            raise ValueError(f"attacker_share: expected more than 0 with rule {self._black_box[0]}, got 0")
+        return self
+
+    @property
+    def _black_box(self) -> list[str]:
+        return [search.rule for search in self.rules if search.rule in BLACK_BOX]
+
+    @property
+    def attackers(self) -> float:
+        """Share of the test images that are the attacker's."""
+        if self.attacker_share is None:
+            return ATTACKER_SHARE if self._black_box else 0.0
+        return self.attacker_share
 
     def searches(self) -> tuple[Search, ...]:
         """Return the settings of every rule, the control last, each once."""

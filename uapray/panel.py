@@ -105,10 +105,15 @@ def verdict(members: Sequence[Member], v: Tensor, objective: Objective) -> Verdi
     )
 
 
+def hit(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Objective) -> NDArray[np.bool_]:
+    """Return which images ``(n,)`` are fooled, or taken for the target."""
+    hits: NDArray[np.bool_] = predictions != clean if objective.target is None else predictions == objective.target
+    return hits
+
+
 def rate(predictions: NDArray[np.int64], clean: NDArray[np.int64], objective: Objective) -> float:
     """Return what a search maximises: fooling rate, or targeted success rate."""
-    hit = predictions != clean if objective.target is None else predictions == objective.target
-    return float(np.mean(hit))
+    return float(np.mean(hit(predictions, clean, objective)))
 
 
 def _verdict(member: Member, v: Tensor, objective: Objective) -> Verdict:

@@ -13,7 +13,7 @@ from typing import Any
 from uapray import objects
 from uapray.config import BLACK_BOX, Norm, Search, Threat
 from uapray.coordinator import legs_of
-from uapray.data.dataset import DataSet, open_data
+from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
 from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid
@@ -36,25 +36,32 @@ class Source:
         name: How results call it.
         data: The opened file.
         size: Height and width in pixels; None: as stored.
+        attacker_share: Share of the test images that are the split ``attacker``.
     """
 
     name: str
     data: DataSet
     size: tuple[int, int] | None
+    attacker_share: float = 0.0
 
     @cached_property
     def key(self) -> str:
-        """Key of the images: content, names of the classes, size."""
-        content = {"sha256": self.data.sha256, "class_names": list(self.data.class_names)}
-        return key_of("data", {**content, "size": self.size})
+        """Key of the images: content, names of the classes, size, and what the attacker has of them."""
+        content = {"sha256": self.data.sha256, "class_names": list(self.data.class_names), "size": self.size}
+        return key_of("data", content | ({"attacker_share": self.attacker_share} if self.attacker_share else {}))
+
+    @cached_property
+    def dealt(self) -> DataSet:
+        """The data set, with the attacker's split if he has one."""
+        return with_attacker(self.data, self.attacker_share) if self.attacker_share else self.data
 
     def images(self, split: str) -> ImageSet:
         """Decode a split."""
-        return self.data.images(split, self.size)
+        return self.dealt.images(split, self.size)
 
     def count(self, split: str) -> int:
         """Return how many images a split has, without decoding."""
-        return int((self.data.table["split"].to_numpy(zero_copy_only=False) == split).sum())
+        return int((self.dealt.table["split"].to_numpy(zero_copy_only=False) == split).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +112,7 @@ class TrialStep:
 
     Attributes:
         victim: The classifier.
-        source: The data set; the perturbation is made on its train split.
+        source: The data set.
         threat: What the perturbation may be and is to do.
         search: How to look for it.
         seed: Of the search.
@@ -124,6 +131,11 @@ class TrialStep:
     renderings: tuple[Rendering, ...] = ()
     control_draws: int = 0
     control_images: int = 128
+
+    @property
+    def made_on(self) -> str:
+        """Split that the perturbation is made on: black-box rules know none of the classifier's training images."""
+        return ATTACKER if self.search.rule in BLACK_BOX else "train"
 
     @cached_property
     def trial_id(self) -> str:
@@ -167,7 +179,7 @@ class TrialStep:
         search, budget = self.search, self.search.budget
         if search.rule == "random" or search.rule in BLACK_BOX:
             return 0
-        count = self.source.count("train")
+        count = self.source.count(self.made_on)
         images = count - min(count * search.validation_share, search.max_validation_images)
         if search.max_epochs == math.inf:
             return budget.max_image_gradients or 0
@@ -210,7 +222,7 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
     Raises:
         ConfigError: If a target is not a class, a split has no images, or two things have one name.
     """
-    sources = [_source(entry, base, opened) for entry in grid.data]
+    sources = [_source(entry, grid.attackers, base, opened) for entry in grid.data]
     _check_names("data sets", [(source.name, source.key) for source in sources])
     victims: dict[str, Victim] = {}
     trials: dict[str, TrialStep] = {}
@@ -244,9 +256,9 @@ def resolve(uri: str, base: str) -> str:
     return scheme + sign + posixpath.normpath(posixpath.join(folder, uri))
 
 
-def _source(entry: DataEntry, base: str, opened: Callable[[str], DataSet]) -> Source:
+def _source(entry: DataEntry, attackers: float, base: str, opened: Callable[[str], DataSet]) -> Source:
     data = opened(resolve(entry.uri, base))
-    return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size))
+    return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size), attackers)
 
 
 def _check_names(what: str, named: Sequence[tuple[str, str]]) -> None:
@@ -258,8 +270,8 @@ def _check_names(what: str, named: Sequence[tuple[str, str]]) -> None:
 
 def _check_splits(source: Source, splits: tuple[str, ...]) -> None:
     for split in splits:
-        if split not in source.data.splits():
-            raise ConfigError(f"{source.name}: expected a split '{split}', got {', '.join(source.data.splits())}")
+        if split not in source.dealt.splits():
+            raise ConfigError(f"{source.name}: expected a split '{split}', got {', '.join(source.dealt.splits())}")
         source.data.check_labels(split)
 
 

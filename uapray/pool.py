@@ -38,6 +38,10 @@ class ReplicaPool(Protocol):
         """Visit images one after another, in the order of the batch, on one replica."""
         ...
 
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each perturbation what ``logits`` would; each pair of it and a batch is dealt by itself."""
+        ...
+
 
 class LocalPool:
     """One replica in this process: the real thing without a cluster."""
@@ -65,6 +69,10 @@ class LocalPool:
         """Visit images one after another, in the order of the batch, on one replica."""
         with self._one_at_a_time:
             return self._replica.visit(v.numpy(), batch, how, ahead)
+
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each perturbation the logits ``(n, k)`` of all images, in the order of the batches."""
+        return [self.logits(v, batches) for v in vs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "initial_weights": classifier.card.initial_weights,
         "classifier_sha256": classifier.sha256,
         "made_on": None if control else step.victim.name,
-        "source": None if control else f"{step.source.name}/train",
+        "source": None if control else f"{step.source.name}/{step.made_on}",
         "source_images": found.source_images,
         "rule": step.search.rule,
         "norm": step.threat.norm,

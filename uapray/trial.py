@@ -1,7 +1,7 @@
 """One step of a plan: a search or a judgement, on whatever pool of replicas it is given."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -14,7 +14,8 @@ from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import length, mean_norm, order
 from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
-from uapray.config import SEQUENTIAL, Search, Threat
+from uapray.black_box import search_black_box
+from uapray.config import BLACK_BOX, SEQUENTIAL, Search, Threat
 from uapray.coordinator import Measurement, Snapshot, Task, Walk, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
@@ -226,19 +227,20 @@ def find(
         ),
         seed=seed,
     )
-    walk, epsilon = walk_of(task, settings, threat)
+    snapshots, epsilon = _begin(task, threat, settings)
     history: list[Measurement] = []
     latest: Snapshot | None = None
-    for latest in search(walk, task, settings):
+    for latest in snapshots:
         history.extend(latest.measured)
         watch(latest)
     if latest is None:
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
     if not latest.best.any():
+        asked = "answer" if settings.rule in BLACK_BOX else "gradient"
         raise TrialError(
             nothing_accepted(settings)
             if settings.rule in SEQUENTIAL
-            else "no gradient ever moved the perturbation: the classifier is flat around these images, "
+            else f"no {asked} ever moved the perturbation: the classifier is flat around these images, "
             "or the budget ended before the first step"
         )
     return Found(
@@ -252,6 +254,16 @@ def find(
         validation_rate=latest.best_rate,
         source_fooling_rate=_source_rate(task, latest.best),
     )
+
+
+def _begin(task: Task, threat: Threat, settings: Search) -> tuple[Iterator[Snapshot], float | None]:
+    """Return the search of a rule, and the length of its step in pixel units, where it has one."""
+    if settings.rule in BLACK_BOX:
+        size = settings.first_step(threat.norm)
+        epsilon = size * task.xi if settings.rule == "hill-climb" else None
+        return search_black_box(task, settings, step_size=size), epsilon
+    walk, epsilon = walk_of(task, settings, threat)
+    return search(walk, task, settings), epsilon
 
 
 def _source_rate(task: Task, v: Tensor) -> float:

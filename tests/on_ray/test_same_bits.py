@@ -66,6 +66,20 @@ def test_one_two_and_four_replicas_and_this_process_agree(rule: str, classifier:
     assert here.perturbation.any()
 
 
+@pytest.mark.parametrize("rule", ["hill-climb", "cma-es", "pso", "de", "ga"])
+def test_black_box_rules_agree_on_two_replicas(rule: str, classifier: Classifier, images: ImageSet) -> None:
+    search = search_settings(rule, {"max_epochs": 12, "frequencies": 4, "population": 8})
+
+    def made(resources: Resources) -> Found:
+        with open_pool(classifier, {"train": images}, resources) as pool:
+            return find(Arena(pool, {"train": images}), Threat(norm="linf", zeta=0.04), search, seed=5)
+
+    here, there = made(Resources("local")), made(Resources("ray", replicas=2))
+    assert torch.equal(here.perturbation, there.perturbation)
+    assert here.history == there.history
+    assert here.perturbation.any()
+
+
 def test_image_by_image_one_and_two_replicas_and_this_process_agree(classifier: Classifier, images: ImageSet) -> None:
     settings: dict[str, object] = {"rule": "uap-fgsm", "starts": 1, "max_epochs": 3, "step_size": 1.0}
     here = found(classifier, images, Resources("local"), **settings)

@@ -65,11 +65,27 @@ def cosine_towards(logits: Tensor, classes: Tensor) -> Tensor:
     return cosine_similarity(logits, one_hot(classes, logits.shape[1]).to(logits.dtype), dim=1)
 
 
-AWAY: Mapping[str, Loss] = {"cross-entropy": cross_entropy_away, "margin": margin_away, "cosine": cosine_away}
+def probability_away(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the probability of any class but the given one, in [0, 1] (Koga & Takemoto 2022)."""
+    return 1 - probability_towards(logits, classes)
+
+
+def probability_towards(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the probability of the given class, in [0, 1] (Koga & Takemoto 2022)."""
+    return _of(logits.softmax(1), classes)
+
+
+AWAY: Mapping[str, Loss] = {
+    "cross-entropy": cross_entropy_away,
+    "margin": margin_away,
+    "cosine": cosine_away,
+    "probability": probability_away,
+}
 TOWARDS: Mapping[str, Loss] = {
     "cross-entropy": cross_entropy_towards,
     "margin": margin_towards,
     "cosine": cosine_towards,
+    "probability": probability_towards,
 }
 
 

@@ -73,12 +73,17 @@ def perturb(
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     controls: Draws = 19,
     renderings: Renderings = ["uint8"],  # noqa: B006 (Typer copies it)
+    attacker_share: Annotated[
+        float, typer.Option(help="Black-box rules: share of the test images, by patient, that it is made on.")
+    ] = 0.3,
     size: options.Size = None,
     replicas: options.Replicas = 1,
     gpus: options.Gpus = 0.0,
     address: options.Address = None,
 ) -> None:
     """Make one perturbation on the train split and judge it on another, beside controls.
+
+    A black-box rule (hill-climb, cma-es, pso, de, ga) makes it on a part of the test images and judges it on the rest.
 
     Example: uapray perturb --model chest.safetensors --data chest.parquet --size 96 --zeta 0.04 --out v.safetensors
 
@@ -92,6 +97,8 @@ def perturb(
 
     from uapray import api, objects
     from uapray.cli.progress import board
+    from uapray.config import BLACK_BOX
+    from uapray.data.dataset import ATTACKER
     from uapray.errors import ConfigError
     from uapray.on_ray.session import session
 
@@ -101,7 +108,11 @@ def perturb(
     api.search_settings(rule, chosen)
     judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
     objects.check_uri(out)
-    loaded = [_load(one, data, ("train", split), size) for one in (*model, *(judge_on or []))]
+    black_box = rule in BLACK_BOX
+    if black_box and not 0 < attacker_share < 1:
+        raise ConfigError(f"--attacker-share: expected more than 0 and less than 1, got {attacker_share:g}")
+    part, share = (ATTACKER, attacker_share) if black_box else ("train", 0.0)
+    loaded = [_load(one, data, (part, split), size, share) for one in (*model, *(judge_on or []))]
     source, judged_on = loaded[0][1]
     for name, (_, others) in zip((*model, *(judge_on or [])), loaded, strict=True):
         if others[0].size != source.size:
@@ -139,9 +150,11 @@ def perturb(
     header["made_on"] = " ".join(classifier.sha256 for classifier in made_on)
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
     spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
+    made = f"made on {len(source)} images of {source.name}/{part}"
+    made += f", {share:g} of the test images, which are not judged" if black_box else ""
     for place, (name, evaluation) in enumerate(zip((*model, *(judge_on or [])), evaluations, strict=True)):
         which = "" if len(evaluations) == 1 else f" of {name}{'' if place < len(model) else ', not made on it'}"
-        show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}{which}", spent)
+        show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}{which}", f"{made}; {spent}")
 
 
 def evaluate(
@@ -188,16 +201,19 @@ def evaluate(
     show_evaluation(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
-def _load(model: str, data: str, splits: tuple[str, ...], size: int | None) -> "tuple[Classifier, list[ImageSet]]":
+def _load(
+    model: str, data: str, splits: tuple[str, ...], size: int | None, attacker_share: float = 0.0
+) -> "tuple[Classifier, list[ImageSet]]":
     """Load a classifier and splits, at the size asked for or else at the size that its card says."""
     from uapray.cli.leaks import tell_shared_patients
-    from uapray.data.dataset import open_data
+    from uapray.data.dataset import open_data, with_attacker
     from uapray.models.card import check_fits
     from uapray.models.weights import load_classifier, load_for
 
     square = None if size is None else (size, size)
     opened = open_data(data)
     tell_shared_patients(opened)
+    opened = with_attacker(opened, attacker_share) if attacker_share else opened
     if model.endswith(".safetensors"):
         classifier = load_classifier(model)
         images = [opened.images(split, square or classifier.card.size) for split in splits]

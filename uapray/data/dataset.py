@@ -4,21 +4,23 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
 from uapray.data import phantoms
-from uapray.data.images import ImageSet
+from uapray.data.images import ImageSet, held_out
 from uapray.data.pictures import decode, is_grey
 from uapray.data.table import class_names_of, read_data_files
 from uapray.errors import DataError
 
+ATTACKER = "attacker"
 _SPLIT_ORDER = ("train", "val", "test")
 _CHUNK = 32  # pictures a thread takes at a time
 _DECODERS = 8
@@ -161,6 +163,27 @@ def load_images(uri: str, split: str = "train", size: int | tuple[int, int] | No
     One number is the side of a square.
     """
     return open_data(uri).images(split, (size, size) if isinstance(size, int) else size)
+
+
+def with_attacker(dataset: DataSet, share: float) -> DataSet:
+    """Return the data set with a share of its test images, by patient, in a split of its own: ``attacker``.
+
+    Who searches without the classifier's gradients has not its training images either (Koga & Takemoto 2022), so he is
+    given images that no classifier has learnt from. Same data set and share: same split.
+
+    Raises:
+        DataError: If there are no test images, labels are missing, or there is a split of that name.
+    """
+    if ATTACKER in dataset.splits() or "test" not in dataset.splits():
+        came = ", ".join(dataset.splits())
+        raise DataError(f"{dataset.name}: expected a split test and none called {ATTACKER}, got {came}")
+    splits = np.asarray(dataset.table["split"]).astype(object)
+    rows = np.flatnonzero(splits == "test")
+    held = held_out(dataset._labels(rows, "test"), dataset.table["group"].take(rows).to_pylist(), share, 0)
+    splits[rows[held]] = ATTACKER
+    place = dataset.table.schema.get_field_index("split")
+    table = dataset.table.set_column(place, "split", pa.array(splits.tolist(), pa.string()))
+    return replace(dataset, table=table)
 
 
 def shared_groups(dataset: DataSet) -> dict[tuple[str, str], int]:

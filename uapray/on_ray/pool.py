@@ -121,6 +121,13 @@ class RayPool:
         (came,) = self._ask("visit", [(_sendable(v), batch, how, ahead)])
         return came
 
+    def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each perturbation the logits ``(n, k)`` of all images, in the order of the batches."""
+        sent = [_sendable(v) for v in vs]
+        answers = self._ask("logits", [(one, [batch]) for one in sent for batch in batches])
+        parts, each = [part for answer in answers for part in answer], len(batches)
+        return [np.concatenate(parts[place * each : (place + 1) * each]) for place in range(len(vs))]
+
     def replicas(self) -> list[Any]:
         """Return the handles of the actors, those included that are not up yet."""
         with self._turn:
