@@ -16,8 +16,8 @@ from uapray.query import query
 from uapray.resources import Resources
 from uapray.store.results import open_results
 
-DATA = "phantom:chest?images=120&size=32&seed=3"
-QUICK = {"frequencies": 3, "population": 4, "race_images": 4, "budget": {"max_epochs": 6}}
+DATA = "phantom:chest?images=240&size=32&seed=3"
+QUICK = {"frequencies": 3, "population": 4, "race_images": 4, "budget": {"max_epochs": 20}}
 
 
 def plan(*rules: Any, **changes: Any) -> Plan:

@@ -49,3 +49,12 @@ def test_against_art_prints_its_ratio(real_data: Path) -> None:
     data = real_data / "chest_xray_224_*.parquet"
     said = printed("against_art.py", "--data", data, "--seeds", 1, "--passes", 1)
     assert "uapray's time / ART's time" in said
+
+
+@pytest.mark.slow
+def test_black_box_prints_a_line_a_rule() -> None:
+    said = printed("black_box.py", "--queries", 2000, "--rules", "hill-climb", "cma-es")
+    assert [line.split("  ")[0] for line in said.splitlines()[2:]] == [
+        "hill-climb, as published",
+        *(f"{rule}, {feedback}" for feedback in ("scores", "labels") for rule in ("hill-climb", "cma-es")),
+    ]

@@ -88,7 +88,7 @@ def _climb(desk: Desk, step_size: float) -> Iterator[Start]:
             winner, short = desk.race(field)
         except BudgetEnded:
             return
-        moved = moved or bool(short.any())
+        moved = moved or (winner < len(ways) and bool(short.any()))
         rounds += winner < len(ways)
         stands = field[winner]
         yield _start(desk, stands.v, rounds, moved=moved)
