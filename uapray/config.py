@@ -117,6 +117,8 @@ class Search(Settings):
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
         measures_per_epoch: How often a pass the perturbation is judged on the validation part.
+        refine_epochs: Passes of a search that continues from a perturbation found for another radius.
+        refine_step: Its first step as a share of the rule's own first step.
         budget: When to stop.
     """
 
@@ -142,6 +144,8 @@ class Search(Settings):
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)
     measures_per_epoch: int = Field(4, gt=0)
+    refine_epochs: float = Field(0.25, gt=0)
+    refine_step: float = Field(0.25, gt=0, le=1)
     budget: Budget = Budget()
 
     @model_validator(mode="before")
@@ -166,6 +170,20 @@ class Search(Settings):
             return budget.max_epochs
         named = (budget.max_image_gradients, budget.max_image_queries, budget.max_seconds)
         return MAX_EPOCHS.get(self.rule, _USUAL_EPOCHS) if named == (None, None, None) else math.inf
+
+    @property
+    def continues(self) -> bool:
+        """Whether the rule can go on from a perturbation found for another radius."""
+        return self.rule != "random" and self.rule not in SEQUENTIAL | BLACK_BOX
+
+    def refinement(self, norm: Norm) -> "Search":
+        """Return the settings of a search that continues: one undirected start, shorter steps, fewer passes.
+
+        The limits of the budget stay as they are, but for the passes.
+        """
+        budget = self.budget.model_copy(update={"max_epochs": min(self.refine_epochs, self.max_epochs)})
+        step = self.first_step(norm) * self.refine_step
+        return self.model_copy(update={"starts": 1, "step_size": step, "budget": budget})
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

@@ -164,6 +164,7 @@ def find(
     seed: int,
     source: str = "train",
     others: Sequence[Arena] = (),
+    begin_at: Tensor | None = None,
     watch: Callable[[Snapshot], None] = lambda _: None,
 ) -> Found:
     """Search for a perturbation, or draw the control.
@@ -175,6 +176,8 @@ def find(
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
         others: Further classifiers that it is made on at the same time, with the same images.
+        begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
+            (``Search.refinement``). None: the search begins anew.
         watch: Called with each snapshot; it may raise to end the search.
 
     Raises:
@@ -184,6 +187,8 @@ def find(
     images = arena.images[source]
     if not len(images):
         raise DataError(f"{source}: expected images, got none")
+    if begin_at is not None:
+        settings = settings.refinement(threat.norm)
     p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)
@@ -208,7 +213,7 @@ def find(
     rule, epsilon = rule_of(settings, threat, xi, len(task.source))
     history: list[Measurement] = []
     latest: Snapshot | None = None
-    for latest in search(Rounds(rule, task, settings), task, settings):
+    for latest in search(Rounds(rule, task, settings, begin_at), task, settings):
         history.extend(latest.measured)
         watch(latest)
     if latest is None:
