@@ -59,6 +59,7 @@ STEP_SIZES: Mapping[str, tuple[float, float]] = {
 }
 MAX_EPOCHS: Mapping[str, float] = {"aimed-ascent": 2.0, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
 _USUAL_EPOCHS = 20.0
+_LAST_STEP = 0.04
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -118,7 +119,6 @@ class Search(Settings):
         max_validation_images: Upper limit of that part.
         measures_per_epoch: How often a pass the perturbation is judged on the validation part.
         refine_epochs: Passes of a search that continues from a perturbation found for another radius.
-        refine_step: Its first step as a share of the rule's own first step.
         budget: When to stop.
     """
 
@@ -145,7 +145,6 @@ class Search(Settings):
     max_validation_images: int = Field(256, gt=0)
     measures_per_epoch: int = Field(4, gt=0)
     refine_epochs: float = Field(0.25, gt=0)
-    refine_step: float = Field(0.25, gt=0, le=1)
     budget: Budget = Budget()
 
     @model_validator(mode="before")
@@ -176,14 +175,16 @@ class Search(Settings):
         """Whether the rule can go on from a perturbation found for another radius."""
         return self.rule != "random" and self.rule not in SEQUENTIAL | BLACK_BOX
 
-    def refinement(self, norm: Norm) -> "Search":
-        """Return the settings of a search that continues: one undirected start, shorter steps, fewer passes.
+    def refinement(self) -> "Search":
+        """Return the settings of a search that continues: one undirected start, and all steps in fewer passes.
 
-        The limits of the budget stay as they are, but for the passes.
+        The first step is the rule's own, and the last is as short as in a whole search, but no shorter than a 25th of
+        the first, to which those of ``aimed-ascent`` fall. The other limits of the budget stay.
         """
-        budget = self.budget.model_copy(update={"max_epochs": min(self.refine_epochs, self.max_epochs)})
-        step = self.first_step(norm) * self.refine_step
-        return self.model_copy(update={"starts": 1, "step_size": step, "budget": budget})
+        epochs = min(self.refine_epochs, self.max_epochs)
+        decay = max(self.step_decay**self.max_epochs, _LAST_STEP) ** (1 / epochs)
+        budget = self.budget.model_copy(update={"max_epochs": epochs})
+        return self.model_copy(update={"starts": 1, "step_decay": decay, "budget": budget})
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

@@ -48,6 +48,20 @@ class Curve:
     zeta50_of_ceiling: Crossing
 
 
+def walk_order(zetas: Sequence[float]) -> tuple[tuple[float, float | None], ...]:
+    """Return in which order the zetas of a curve are searched, each with the neighbour that it continues from.
+
+    The one in the middle is searched in full: there the half is crossed, and its basin serves both sides.
+
+    Args:
+        zetas: Rising, at least one.
+    """
+    middle = len(zetas) // 2
+    up = [(zetas[place], zetas[place - 1]) for place in range(middle + 1, len(zetas))]
+    down = [(zetas[place], zetas[place + 1]) for place in range(middle - 1, -1, -1)]
+    return ((zetas[middle], None), *up, *down)
+
+
 def curve_of(
     zetas: Sequence[float],
     outcomes: Sequence[Outcome],
@@ -86,11 +100,11 @@ def curve_of(
 
 def fooled(outcome: Outcome, target: int | None) -> NDArray[np.bool_]:
     """Return which images a perturbation fools, bool ``(n,)``; targeted: which it brings to the target."""
-    changed = outcome.clean != outcome.perturbed
+    changed: NDArray[np.bool_] = outcome.clean != outcome.perturbed
     return changed if target is None else changed & (outcome.perturbed == target)
 
 
-def crossing(zetas: Sequence[float], rates: Sequence[float], level: float) -> float:
+def crossing(zetas: Sequence[float], rates: Sequence[float] | NDArray[np.float64], level: float) -> float:
     """Return the zeta at which the rate reaches a level: monotone regression, then straight lines from (0, 0).
 
     Args:

@@ -188,7 +188,7 @@ def find(
     if not len(images):
         raise DataError(f"{source}: expected images, got none")
     if begin_at is not None:
-        settings = settings.refinement(threat.norm)
+        settings = settings.refinement()
     p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)
