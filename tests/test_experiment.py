@@ -1,6 +1,7 @@
 """What is found out before a run, and how a run ends, on one replica in this process."""
 
 import io
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from test_report import Shop
 
 from uapray.data.table import table_of
-from uapray.errors import DataError, RunError
+from uapray.errors import DataError, RunError, StoppedError
 from uapray.experiment import Run, Summary, Watcher, find_missing, run_missing, unmended
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
@@ -253,3 +254,71 @@ def test_a_failure_is_told_until_the_step_has_succeeded(results: Results) -> Non
             results.write_rows("failures", "g", f"{key}-{attempt}", [row])
     told = [(one["trial_id"], one["attempt"]) for one in unmended(results)]
     assert told == [(half, 2), ("never", 2)]
+
+
+def curve_plan(tmp_path: Path, **changes: object) -> Plan:
+    values = {"zetas": [0.3, 0.1, 0.2], "targets": ["nontargeted"], "control_draws": 0, "curve": True}
+    return judged_plan(tmp_path, **values | changes)
+
+
+def test_a_curve_continues_and_ends_with_its_row(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = curve_plan(tmp_path)
+    assert run_all(planned, results) == Summary(6, 0, 0)
+    rows = {(row["rule"], row["split"]): row for row in results.rows("curves").to_pylist()}
+    assert len(rows) == 4, "a search and its control, on two splits"
+    trials = {(row["trial_id"], row["split"]): row for row in results.rows("trials").to_pylist()}
+    for (_, split), row in rows.items():
+        mine = [trials[one, split] for one in row["trial_ids"]]
+        assert row["zetas"] == [one["zeta"] for one in mine] == [0.1, 0.2, 0.3]
+        assert row["rates"] == [one["fooling_rate"] for one in mine]
+        assert row["image_gradients"] == sum(one["image_gradients"] for one in mine)
+        assert row["zeta50_low"] <= 0.3
+        assert row["zeta50"] is not None or row["zeta50_high"] is None
+    assert run_all(planned, results).done == 0
+
+
+def test_a_curve_whose_row_is_lost_is_drawn_again_without_a_search(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = curve_plan(tmp_path, control=False)
+    run_all(planned, results)
+    before = contents(results, "perturbations", "trials", "images")
+    first = results.rows("curves").drop_columns("finished_at")
+    for key in results.objects.keys("curves/"):
+        results.objects.delete(key)
+    assert run_all(planned, results) == Summary(1, 2, 0)
+    assert results.rows("curves").drop_columns("finished_at").equals(first)
+    assert contents(results, "perturbations", "trials", "images") == before
+
+
+def test_a_curve_that_is_stopped_midway_goes_on_with_the_same_bits(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = curve_plan(tmp_path, control=False)
+    run_all(planned, results)
+    other = open_results(str(tmp_path / "other"))
+    stop = threading.Event()
+    watcher = Watcher(done=lambda _step: stop.set())
+    with pytest.raises(StoppedError):
+        run_missing(Run(planned, other, LOCAL, watcher, stop), find_missing(planned, other))
+    assert len(other.keys("trials")) == 2, "one trial on two splits"
+    assert not other.keys("curves")
+    assert run_all(planned, other) == Summary(2, 1, 0)
+    for trial in planned.trials:
+        assert np.array_equal(results.read_array(trial.trial_id), other.read_array(trial.trial_id))
+    told, again = (each.rows("curves").drop_columns("finished_at") for each in (results, other))
+    assert told.equals(again)
+
+
+def test_a_perturbation_lost_from_the_store_is_made_again_for_its_successor(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    planned = curve_plan(tmp_path, control=False)
+    run_all(planned, results)
+    before = [results.read_array(trial.trial_id) for trial in planned.trials]
+    last = next(trial for trial in planned.trials if trial.rest_of_curve)
+    for key in [*results.objects.keys("perturbations/"), *results.objects.keys("trials/")]:
+        if "perturbations" in key or last.trial_id in key:
+            results.objects.delete(key)
+    assert run_all(planned, results) == Summary(1, 2, 0)
+    assert all(
+        np.array_equal(results.read_array(one.trial_id), v) for one, v in zip(planned.trials, before, strict=True)
+    )

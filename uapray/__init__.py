@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uapray.api import Evaluation as Evaluation
     from uapray.api import PerturbResult as PerturbResult
+    from uapray.api import ZetaCurve as ZetaCurve
     from uapray.api import evaluate as evaluate
     from uapray.api import perturb as perturb
+    from uapray.api import zeta_curve as zeta_curve
     from uapray.data.dataset import load_images as load_images
     from uapray.data.images import ImageSet as ImageSet
     from uapray.models.weights import load_classifier as load_classifier
@@ -20,10 +22,12 @@ _HOMES = {
     "Evaluation": "uapray.api",
     "ImageSet": "uapray.data.images",
     "PerturbResult": "uapray.api",
+    "ZetaCurve": "uapray.api",
     "evaluate": "uapray.api",
     "load_classifier": "uapray.models.weights",
     "load_images": "uapray.data.dataset",
     "perturb": "uapray.api",
+    "zeta_curve": "uapray.api",
 }
 
 __all__ = [*_HOMES, "__version__"]

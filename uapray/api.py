@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -17,14 +18,15 @@ from uapray.attack.projection import order
 from uapray.config import DEFAULT_RULE, Budget, Search, Seed, Settings, Threat, nearest, parse
 from uapray.controls import Controls, judge_controls
 from uapray.coordinator import Measurement, Snapshot
+from uapray.curves import ZETAS, Curve, curve_of, walk_order
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.measures import Outcome, Visibility
+from uapray.measures import Outcome, Rate, Visibility
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
 from uapray.rendering import parse_rendering
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, class_index, find, judge, judge_rendered, norms
+from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered, norms
 
 PoolKind = Literal["local", "ray"]
 Model = Classifier | nn.Module | str
@@ -129,6 +131,49 @@ class Evaluation:
     def robust_accuracy(self) -> float:
         """Share of perturbed images predicted as labelled."""
         return self.outcome.robust_accuracy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZetaCurve:
+    """How a classifier's rate grows with the radius, and the zeta at which half is fooled.
+
+    Attributes:
+        zetas: Rising.
+        curve: Rates with intervals, the ceiling, and where the curve crosses half of the images and of the ceiling.
+        outcomes: Predictions before and after, of each zeta.
+        perturbations: float32 ``(c, h, w)``, pixel units, of each zeta.
+        xis: Radii in pixel units, of each zeta.
+        image_gradients: Spent for the whole curve.
+        image_queries: Spent in its searches.
+    """
+
+    zetas: tuple[float, ...]
+    curve: Curve
+    outcomes: tuple[Outcome, ...]
+    perturbations: tuple[Tensor, ...]
+    xis: tuple[float, ...]
+    image_gradients: int
+    image_queries: int
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """Images fooled at each zeta, of all, with Wilson intervals; targeted: brought to the target."""
+        return self.curve.rates
+
+    @property
+    def zeta50(self) -> float | None:
+        """Zeta at which half of all images are fooled; None if that is beyond the largest."""
+        return self.curve.zeta50.zeta
+
+    @property
+    def interval(self) -> tuple[float, float | None]:
+        """Limits of ``zeta50`` at 95 %; the upper one None if it is beyond the largest zeta."""
+        return self.curve.zeta50.low, self.curve.zeta50.high
+
+    @property
+    def zeta50_of_ceiling(self) -> float | None:
+        """Zeta at which half of the images are fooled that can be; None if that is beyond the largest."""
+        return self.curve.zeta50_of_ceiling.zeta
 
 
 def perturb(
@@ -280,6 +325,89 @@ def evaluate(
             target=index,
             class_names=images.class_names,
         )
+
+
+def zeta_curve(
+    model: Model,
+    source_images: ImageSet,
+    test_images: ImageSet,
+    *,
+    zetas: Sequence[float] = ZETAS,
+    rule: str = "aimed-ascent",
+    norm: str = "linf",
+    target: str | int | None = None,
+    seed: int = 0,
+    pool: PoolKind = "local",
+    replicas: int = 1,
+    gpus: float = 0.0,
+    watch: Callable[[float, Snapshot], None] = lambda _zeta, _snapshot: None,
+    **settings: Any,
+) -> ZetaCurve:
+    """Search for a perturbation of each radius, and say at which half of the held-out images are fooled.
+
+    The first radius is searched in full; each other one continues from its neighbour's perturbation, so that a whole
+    curve costs about as much as two searches. Rules that cannot continue search each radius in full.
+
+    Args:
+        model: As in ``perturb``.
+        source_images: As in ``perturb``.
+        test_images: Held-out images, for an honest figure.
+        zetas: Radii as shares of the mean norm of the source images, at least two.
+        rule: As in ``perturb``.
+        norm: As in ``perturb``.
+        target: As in ``perturb``; then images brought to the target are counted.
+        seed: Of the searches and of the bootstrap.
+        pool: As in ``perturb``.
+        replicas: As in ``perturb``.
+        gpus: As in ``perturb``.
+        watch: Called with the zeta and how its search goes on.
+        **settings: As in ``perturb``, e.g. ``refine_epochs=0.5``.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of range.
+        ClassifierError: If the classifier does not fit the images.
+        TrialError: If no perturbation came out.
+    """
+    index = target_index(source_images, target)
+    name = None if index is None else source_images.class_names[index]
+    rising = checked_zetas(zetas)
+    threats = {
+        zeta: parse(Threat, {"norm": norm, "target": name, "zeta": zeta}, origin="zeta_curve") for zeta in rising
+    }
+    search = search_settings(rule, settings)
+    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}, origin="zeta_curve")
+    with _arena(model, {"train": source_images, "test": test_images}, call.resources) as arena:
+        found: dict[float, Found] = {}
+        for zeta, neighbour in walk_order(rising):
+            begin_at = found[neighbour].perturbation if neighbour is not None and search.continues else None
+            found[zeta] = find(
+                arena, threats[zeta], search, seed=call.seed, begin_at=begin_at, watch=partial(watch, zeta)
+            )
+        outcomes = [judge(arena, "test", found[zeta].perturbation, target=index).outcome for zeta in rising]
+    return ZetaCurve(
+        zetas=rising,
+        curve=curve_of(rising, outcomes, test_images.groups, target=index, seed=call.seed),
+        outcomes=tuple(outcomes),
+        perturbations=tuple(found[zeta].perturbation for zeta in rising),
+        xis=tuple(found[zeta].xi for zeta in rising),
+        image_gradients=sum(one.image_gradients for one in found.values()),
+        image_queries=sum(one.image_queries for one in found.values()),
+    )
+
+
+def checked_zetas(zetas: Sequence[float]) -> tuple[float, ...]:
+    """Return the zetas of a curve, rising and each once.
+
+    Raises:
+        ConfigError: If they are fewer than two, or not in (0, 1].
+    """
+    for zeta in zetas:
+        if not 0 < zeta <= 1:
+            raise ConfigError(f"zetas: expected shares in (0, 1], 0.04 for 4 %, got {zeta:g}")
+    rising = tuple(sorted(set(map(float, zetas))))
+    if len(rising) < 2:
+        raise ConfigError(f"zetas: expected at least two, got {len(rising)}")
+    return rising
 
 
 def target_index(images: ImageSet, target: str | int | None) -> int | None:

@@ -68,6 +68,7 @@ MAX_EPOCHS: Mapping[str, float] = {
 }
 ATTACKER_SHARE = 0.3  # of the test images, where a black-box rule is asked for and nothing is said
 _USUAL_EPOCHS = 20.0
+_LAST_STEP = 0.04
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -131,6 +132,7 @@ class Search(Settings):
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
         measures_per_epoch: How often a pass the perturbation is judged on the validation part.
+        refine_epochs: Passes of a search that continues from a perturbation found for another radius.
         budget: When to stop.
     """
 
@@ -157,6 +159,7 @@ class Search(Settings):
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)
     measures_per_epoch: int = Field(4, gt=0)
+    refine_epochs: float = Field(0.25, gt=0)
     budget: Budget = Budget()
 
     @model_validator(mode="before")
@@ -189,6 +192,22 @@ class Search(Settings):
             return budget.max_epochs
         named = (budget.max_image_gradients, budget.max_image_queries, budget.max_seconds)
         return MAX_EPOCHS.get(self.rule, _USUAL_EPOCHS) if named == (None, None, None) else math.inf
+
+    @property
+    def continues(self) -> bool:
+        """Whether the rule can go on from a perturbation found for another radius."""
+        return self.rule != "random" and self.rule not in SEQUENTIAL | BLACK_BOX
+
+    def refinement(self) -> "Search":
+        """Return the settings of a search that continues: one undirected start, and all steps in fewer passes.
+
+        The first step is the rule's own, and the last is as short as in a whole search, but no shorter than a 25th of
+        the first, to which those of ``aimed-ascent`` fall. The other limits of the budget stay.
+        """
+        epochs = min(self.refine_epochs, self.max_epochs)
+        decay = max(self.step_decay**self.max_epochs, _LAST_STEP) ** (1 / epochs)
+        budget = self.budget.model_copy(update={"max_epochs": epochs})
+        return self.model_copy(update={"starts": 1, "step_decay": decay, "budget": budget})
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

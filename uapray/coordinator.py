@@ -181,6 +181,9 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
         measured=(),
         share_done=0.0,
     )
+    if all(start.moved for start in first):  # it continues from what another search found: that is a candidate
+        now = _judge(walk, task, now)
+        yield now
     legs = legs_of(pace, settings, len(first))
     walked, planned = 0, sum(leg.starts * leg.rounds for leg in legs) if settings.max_epochs < math.inf else math.inf
     for leg in legs_of(pace, settings, len(first)):

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,15 +21,17 @@ from uapray.attack.projection import order
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
+from uapray.curves import curve_of
 from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
+from uapray.measures import Outcome
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import classifier_rows
 from uapray.models.training import EpochReport
 from uapray.models.weights import load_classifier, load_for, save_classifier
 from uapray.on_ray.session import expect_room
-from uapray.plan import Plan, Source, TrialStep, Victim
+from uapray.plan import Plan, Source, TrialStep, Victim, chains
 from uapray.pool import ReplicaPool
 from uapray.query import query
 from uapray.rendering import Rendering
@@ -84,7 +87,7 @@ class Run:
 
 def standing_rows(results: Results) -> set[tuple[str, str]]:
     """Return table and key of the judgements that stand in a store, whichever grid asked for them."""
-    return {(table, key) for table in ("trials", "renderings", "controls") for _, key in results.keys(table)}
+    return {(table, key) for table in ("trials", "renderings", "controls", "curves") for _, key in results.keys(table)}
 
 
 def unmended(results: Results) -> list[dict[str, Any]]:
@@ -92,7 +95,8 @@ def unmended(results: Results) -> list[dict[str, Any]]:
     last = query(
         results,
         """WITH ended AS (SELECT trial_id, finished_at FROM trials UNION ALL
-        SELECT trial_id, finished_at FROM renderings UNION ALL SELECT trial_id, finished_at FROM controls)
+        SELECT trial_id, finished_at FROM renderings UNION ALL SELECT trial_id, finished_at FROM controls UNION ALL
+        SELECT trial_id, finished_at FROM curves)
         SELECT DISTINCT ON (grid, failures.trial_id, step) failures.*, finished FROM failures LEFT JOIN
         (SELECT trial_id, max(finished_at) AS finished FROM ended GROUP BY trial_id) USING (trial_id)
         ORDER BY "at" DESC""",
@@ -305,20 +309,24 @@ def _run_trials(
     standing: Set[tuple[str, str]],
     note: Noting,
 ) -> int:
-    """Run trials, some at a time; return how many failed."""
+    """Run trials, some at a time and those of a curve one after another; return how many failed."""
     failed = 0
-    waiting = iter(trials)
+    waiting = deque(iter(chain) for chain in chains(trials))
     with ThreadPoolExecutor(run.resources.concurrency) as threads:
-        under_way: dict[Future[None], TrialStep] = {}
+        under_way: dict[Future[None], tuple[TrialStep, Iterator[TrialStep]]] = {}
         try:
             while True:
-                while len(under_way) < run.resources.concurrency and (step := next(waiting, None)):
-                    under_way[threads.submit(_run_trial, run, arena, classifier, step, standing)] = step
-                    note.begun()
+                while waiting and len(under_way) < run.resources.concurrency:
+                    chain = waiting.popleft()
+                    if (step := next(chain, None)) is not None:
+                        begun = threads.submit(_run_trial, run, arena, classifier, step, standing)
+                        under_way[begun] = (step, chain)
+                        note.begun()
                 if not under_way:
                     return failed
                 for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    step = under_way.pop(ended)
+                    step, chain = under_way.pop(ended)
+                    waiting.appendleft(chain)
                     try:
                         ended.result()
                     except (UserError, ClusterError, StoppedError):
@@ -336,7 +344,7 @@ def _run_trials(
 def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]) -> None:
     """Search, judge on every split what is missing, and write; the row of ``trials`` comes last."""
     results, grid = run.results, run.plan.grid.name
-    found, ran = _found_again(results, step, classifier) or _search(run, arena, classifier, step)
+    found, ran = _found(run, arena, classifier, step)
     target = class_index(arena.images["train"].class_names, step.threat.target)
     for split, key in zip(step.splits, step.row_keys(), strict=True):
         _judge_further(run, arena, step, split, found.perturbation, target, standing)
@@ -352,7 +360,38 @@ def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, 
             results.write_rows("examples", grid, key, examples)
         results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
         run.watcher.judged(step, judged)
+    _draw_curve(run, arena, classifier, step, standing)
     run.watcher.done(step)
+
+
+def _draw_curve(
+    run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]
+) -> None:
+    """Write the row of each curve that a trial is the last of and that is missing, from what the store holds."""
+    results, trials = run.results, step.curve()
+    for split in step.splits:
+        key = step.curve_key(split)
+        if key is None or ("curves", key) in standing:
+            continue
+        images = arena.images[split]
+        outcomes = [_outcome_again(results, f"{trial.trial_id}-{split}", images) for trial in trials]
+        curve = curve_of(
+            [trial.threat.zeta or 0.0 for trial in trials],
+            outcomes,
+            images.groups,
+            target=class_index(images.class_names, step.threat.target),
+            seed=step.seed,
+        )
+        spent = [_found(run, arena, classifier, trial)[0] for trial in trials]
+        row = rows.curve_row(step, classifier, split, curve, spent)
+        results.write_rows("curves", run.plan.grid.name, key, [row])
+
+
+def _outcome_again(results: Results, key: str, images: ImageSet) -> Outcome:
+    """Return the predictions of a judgement that stands."""
+    table = results.step("images", key)
+    label, clean, perturbed = (table[name].to_numpy() for name in ("label", "clean_prediction", "perturbed_prediction"))
+    return Outcome(label, clean, perturbed, len(images.class_names))
 
 
 def _judge_further(
@@ -386,6 +425,11 @@ def _judge_further(
         results.write_rows("controls", grid, key, rows.control_rows(step.trial_id, split, controls))
 
 
+def _found(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> tuple[Found, rows.Circumstances]:
+    """Return a trial's perturbation out of the store, or search for it now."""
+    return _found_again(run.results, step, classifier) or _search(run, arena, classifier, step)
+
+
 def _found_again(results: Results, step: TrialStep, classifier: Classifier) -> tuple[Found, rows.Circumstances] | None:
     """Return the perturbation that a run left before it was judged everywhere, if it was made on this classifier."""
     if not results.has_array(step.trial_id):
@@ -402,8 +446,10 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
     def watch(snapshot: Snapshot) -> None:
         run.watcher.searching(step, snapshot)
 
+    before = step.continued_from
+    begin_at = None if before is None else _found(run, arena, classifier, before)[0].perturbation
     begun = time.monotonic()
-    found = find(arena, step.threat, step.search, seed=step.seed, source=step.made_on, watch=watch)
+    found = find(arena, step.threat, step.search, seed=step.seed, source=step.made_on, begin_at=begin_at, watch=watch)
     replicas = run.resources.replicas if run.resources.kind == "ray" else 1
     ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
     if found.history:

@@ -69,6 +69,8 @@ class Grid(Settings):
         classifiers: Classifiers.
         norms: ``linf``, ``l2``.
         zetas: Radii as shares of the mean norm of the source images.
+        curve: Whether the zetas of each classifier, norm, target, rule and seed are one curve, in which each search
+            continues from the one before and ``zeta50`` is read off at the end; at least two zetas.
         targets: ``nontargeted``, class names, or ``all`` for each class in turn.
         rules: Update rules, by name or with what differs from the defaults (keys of ``Search``).
         seeds: Of the searches.
@@ -88,6 +90,7 @@ class Grid(Settings):
     classifiers: tuple[ClassifierEntry, ...] = Field(min_length=1)
     norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
     zetas: tuple[float, ...] = Field((0.04,), min_length=1)
+    curve: bool = False
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
     rules: tuple[Search, ...] = Field((Search(),), min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
@@ -144,6 +147,11 @@ class Grid(Settings):
         if self.attacker_share is None:
             return ATTACKER_SHARE if self._black_box else 0.0
         return self.attacker_share
+
+    def _a_curve_has_points(self) -> Self:
+        if self.curve and len(set(self.zetas)) < 2:
+            raise ValueError(f"curve: expected at least two zetas, got {len(set(self.zetas))}")
+        return self
 
     def searches(self) -> tuple[Search, ...]:
         """Return the settings of every rule, the control last, each once."""

@@ -5,7 +5,7 @@ import math
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from uapray import objects
 from uapray.config import BLACK_BOX, Norm, Search, Threat
 from uapray.coordinator import legs_of
+from uapray.curves import walk_order
 from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
@@ -120,6 +121,8 @@ class TrialStep:
         renderings: Under which it is judged once more.
         control_draws: Draws of each kind of matched control that it is judged beside; 0 for none.
         control_images: Images these are judged on at most.
+        continued_from: Trial whose perturbation the search begins at, brought to this radius; None: it begins anew.
+        rest_of_curve: The trials before it in its curve over zeta, if this one is the last, which writes the row.
     """
 
     victim: Victim
@@ -131,6 +134,8 @@ class TrialStep:
     renderings: tuple[Rendering, ...] = ()
     control_draws: int = 0
     control_images: int = 128
+    continued_from: "TrialStep | None" = None
+    rest_of_curve: tuple["TrialStep", ...] = ()
 
     @property
     def made_on(self) -> str:
@@ -140,16 +145,17 @@ class TrialStep:
     @cached_property
     def trial_id(self) -> str:
         """Key of the perturbation."""
-        return key_of(
-            "trial",
-            {
-                "classifier": self.victim.key,
-                "data": self.source.key,
-                "threat": self.threat.model_dump(mode="json"),
-                "search": _identity(self.search, self.threat.norm),
-                "seed": self.seed,
-            },
-        )
+        described = {
+            "classifier": self.victim.key,
+            "data": self.source.key,
+            "threat": self.threat.model_dump(mode="json"),
+            "search": _identity(self.search, self.threat.norm),
+            "seed": self.seed,
+        }
+        if self.continued_from is not None:
+            described["continued_from"] = self.continued_from.trial_id
+            described["refine_epochs"] = self.search.refine_epochs
+        return key_of("trial", described)
 
     def row_keys(self) -> tuple[str, ...]:
         """Return the keys of the rows of ``trials``, one a split; a row in the store is a judgement done."""
@@ -165,6 +171,16 @@ class TrialStep:
             return None
         return f"{self.trial_id}-{split}-{self.control_draws}x{self.control_images}"
 
+    def curve(self) -> tuple["TrialStep", ...]:
+        """Return the trials of the curve that this one is the last of, zetas rising; none if it is of none."""
+        trials = (*self.rest_of_curve, self) if self.rest_of_curve else ()
+        return tuple(sorted(trials, key=lambda trial: trial.threat.zeta or 0.0))
+
+    def curve_key(self, split: str) -> str | None:
+        """Return the key of the row of ``curves``; None: this trial is not the last of a curve."""
+        ids = [trial.trial_id for trial in self.curve()]
+        return f"{key_of('curve', {'trials': ids})}-{split}" if ids else None
+
     def judgements(self) -> frozenset[tuple[str, str]]:
         """Return table and key of everything that is to stand in the store."""
         rows = {("trials", key) for key in self.row_keys()}
@@ -172,19 +188,23 @@ class TrialStep:
             rows |= {("renderings", key) for key in self.rendering_keys(split).values()}
             if (key := self.controls_key(split)) is not None:
                 rows.add(("controls", key))
+            if (key := self.curve_key(split)) is not None:
+                rows.add(("curves", key))
         return frozenset(rows)
 
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
-        search, budget = self.search, self.search.budget
+        search, targeted = self.search, self.threat.target is not None
+        if self.continued_from is not None:
+            search = search.refinement()
+        budget = search.budget
         if search.rule == "random" or search.rule in BLACK_BOX:
             return 0
         count = self.source.count(self.made_on)
         images = count - min(count * search.validation_share, search.max_validation_images)
         if search.max_epochs == math.inf:
             return budget.max_image_gradients or 0
-        classes, targeted = len(self.source.data.class_names), self.threat.target is not None
-        starts, _ = how_many_starts(search, classes, targeted=targeted)
+        starts, _ = how_many_starts(search, len(self.source.data.class_names), targeted=targeted)
         pace = pace_of(int(images), search)
         rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
         return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
@@ -209,6 +229,15 @@ class Plan:
             shared.setdefault((trial.victim.key, trial.source.key), []).append(trial)
         for trials in shared.values():
             yield trials[0].victim, trials[0].source, tuple(trials)
+
+
+def chains(trials: Sequence[TrialStep]) -> tuple[tuple[TrialStep, ...], ...]:
+    """Return what runs one after another: the trials of a curve in their order, any other trial by itself."""
+    last = {one.trial_id: trial.trial_id for trial in trials for one in trial.rest_of_curve}
+    together: dict[str, list[TrialStep]] = {}
+    for trial in trials:
+        together.setdefault(last.get(trial.trial_id, trial.trial_id), []).append(trial)
+    return tuple(map(tuple, together.values()))
 
 
 def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = open_data) -> Plan:
@@ -239,13 +268,23 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
         _check_names("classifiers", [(victim.name, victim.key) for victim in named])
         for victim in named:
             victims.setdefault(victim.key, victim)
-            for norm, zeta, target, search, seed in product(
-                grid.norms, grid.zetas, targets, grid.searches(), grid.seeds
-            ):
-                threat = Threat(norm=norm, zeta=zeta, target=target)
-                trial = TrialStep(victims[victim.key], source, threat, search, seed, **judging)
-                trials.setdefault(trial.trial_id, trial)
+            for norm, target, search, seed in product(grid.norms, targets, grid.searches(), grid.seeds):
+                threats = [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
+                apart = [TrialStep(victims[victim.key], source, threat, search, seed, **judging) for threat in threats]
+                for trial in _as_curve(apart) if grid.curve else apart:
+                    trials.setdefault(trial.trial_id, trial)
     return Plan(grid, tuple(victims.values()), tuple(trials.values()))
+
+
+def _as_curve(trials: Sequence[TrialStep]) -> list[TrialStep]:
+    """Return trials that differ in zeta alone as a curve, in the order in which each continues from its neighbour."""
+    by_zeta = {trial.threat.zeta or 0.0: trial for trial in trials}
+    curve: dict[float, TrialStep] = {}
+    for zeta, neighbour in walk_order(sorted(by_zeta)):
+        before = curve[neighbour] if neighbour is not None and by_zeta[zeta].search.continues else None
+        curve[zeta] = replace(by_zeta[zeta], continued_from=before)
+    *rest, last = curve.values()
+    return [*rest, replace(last, rest_of_curve=tuple(rest))]
 
 
 def resolve(uri: str, base: str) -> str:
@@ -329,7 +368,7 @@ def _identity(search: Search, norm: Norm) -> Mapping[str, Any]:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
         return {"rule": search.rule}
-    described = search.model_dump(mode="json")
+    described = search.model_dump(mode="json", exclude={"refine_epochs"})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
     return {**described, "step_size": search.first_step(norm), "budget": budget}

@@ -30,11 +30,13 @@ class Rounds:
         rule: How the gradients of a round move the perturbation.
         task: What is searched.
         settings: How.
+        origin: Perturbation ``(c, h, w)`` of another radius that the search continues from; None: it begins anew.
     """
 
     rule: Rule
     task: Task
     settings: Search
+    origin: Tensor | None = None
 
     @property
     def pace(self) -> Pace:
@@ -52,9 +54,13 @@ class Rounds:
 
         Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
         them already) first; the others aim nowhere. A universal perturbation of a classifier with few classes
-        sends all images to one class, and which one is decided early. All begin where ``init`` says.
+        sends all images to one class, and which one is decided early. All begin where ``init`` says. A search that
+        continues has one start, at the point of the new surface that the perturbation points to.
         """
         task, settings = self.task, self.settings
+        if self.origin is not None:
+            there = extend(self.origin, p=task.p, xi=task.xi)
+            return (replace(self._begin_at(0, task.objective, there), moved=True),)
         count, directed = how_many_starts(settings, task.classes, targeted=task.objective.target is not None)
         share = np.bincount(task.source.reference, minlength=task.classes)
         order = np.argsort(share, kind="stable")

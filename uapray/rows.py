@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uapray import __version__
 from uapray.controls import Controls
+from uapray.curves import Curve
 from uapray.data.images import ImageSet
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
@@ -132,6 +133,48 @@ def control_rows(trial_id: str, split: str, controls: Sequence[Controls]) -> lis
             }
         )
     return rows
+
+
+def curve_row(step: TrialStep, classifier: Classifier, split: str, curve: Curve, found: Sequence[Found]) -> Row:
+    """Return the row of table ``curves`` for one split.
+
+    Args:
+        step: The last trial of the curve.
+        classifier: That was judged.
+        split: That was judged.
+        curve: The rates and where they cross.
+        found: What the searches of the curve found.
+    """
+    half, half_of_ceiling = curve.zeta50, curve.zeta50_of_ceiling
+    return {
+        "trial_id": step.trial_id,
+        "data": step.source.name,
+        "data_sha256": step.source.data.sha256,
+        "classifier": step.victim.name,
+        "architecture": classifier.card.architecture,
+        "initial_weights": classifier.card.initial_weights,
+        "classifier_sha256": classifier.sha256,
+        "norm": step.threat.norm,
+        "target": step.threat.target,
+        "rule": step.search.rule,
+        "seed": step.seed,
+        "split": split,
+        "images": curve.rates[0].images,
+        "trial_ids": [trial.trial_id for trial in step.curve()],
+        "zetas": list(curve.zetas),
+        "rates": [rate.share for rate in curve.rates],
+        "ceiling": curve.ceiling,
+        "zeta50": half.zeta,
+        "zeta50_low": half.low,
+        "zeta50_high": half.high,
+        "zeta50_of_ceiling": half_of_ceiling.zeta,
+        "zeta50_of_ceiling_low": half_of_ceiling.low,
+        "zeta50_of_ceiling_high": half_of_ceiling.high,
+        "image_gradients": sum(one.image_gradients for one in found),
+        "image_queries": sum(one.image_queries for one in found),
+        "uapray_version": __version__,
+        "finished_at": datetime.now(UTC),
+    }
 
 
 def class_rows(trial_id: str, judged: Judgement, class_names: Sequence[str]) -> list[Row]:

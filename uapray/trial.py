@@ -159,7 +159,7 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[R
     return rule, size * xi
 
 
-def walk_of(task: Task, settings: Search, threat: Threat) -> tuple[Walk, float | None]:
+def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | None = None) -> tuple[Walk, float | None]:
     """Return how the rule walks, and the length of its first step in pixel units; None: each step has its own.
 
     Raises:
@@ -167,7 +167,7 @@ def walk_of(task: Task, settings: Search, threat: Threat) -> tuple[Walk, float |
     """
     if settings.rule not in SEQUENTIAL:
         rule, epsilon = rule_of(settings, threat, task.xi, len(task.source))
-        return Rounds(rule, task, settings), epsilon
+        return Rounds(rule, task, settings, begin_at), epsilon
     if len(task.members) > 1:
         raise ConfigError(
             f"rule: {settings.rule} goes image by image through one classifier, got {len(task.members)}; "
@@ -186,6 +186,7 @@ def find(
     seed: int,
     source: str = "train",
     others: Sequence[Arena] = (),
+    begin_at: Tensor | None = None,
     watch: Callable[[Snapshot], None] = lambda _: None,
 ) -> Found:
     """Search for a perturbation, or draw the control.
@@ -197,6 +198,8 @@ def find(
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
         others: Further classifiers that it is made on at the same time, with the same images.
+        begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
+            (``Search.refinement``). None: the search begins anew.
         watch: Called with each snapshot; it may raise to end the search.
 
     Raises:
@@ -206,6 +209,8 @@ def find(
     images = arena.images[source]
     if not len(images):
         raise DataError(f"{source}: expected images, got none")
+    if begin_at is not None:
+        settings = settings.refinement()
     p, xi = order(threat.norm), radius(arena, source, threat)
     height, width = images.size
     shape = (images.channels, height, width)
@@ -227,7 +232,7 @@ def find(
         ),
         seed=seed,
     )
-    snapshots, epsilon = _begin(task, threat, settings)
+    snapshots, epsilon = _begin(task, threat, settings, begin_at)
     history: list[Measurement] = []
     latest: Snapshot | None = None
     for latest in snapshots:
@@ -256,13 +261,15 @@ def find(
     )
 
 
-def _begin(task: Task, threat: Threat, settings: Search) -> tuple[Iterator[Snapshot], float | None]:
+def _begin(
+    task: Task, threat: Threat, settings: Search, begin_at: Tensor | None
+) -> tuple[Iterator[Snapshot], float | None]:
     """Return the search of a rule, and the length of its step in pixel units, where it has one."""
     if settings.rule in BLACK_BOX:
         size = settings.first_step(threat.norm)
         epsilon = size * task.xi if settings.rule == "hill-climb" else None
         return search_black_box(task, settings, step_size=size), epsilon
-    walk, epsilon = walk_of(task, settings, threat)
+    walk, epsilon = walk_of(task, settings, threat, begin_at)
     return search(walk, task, settings), epsilon
 
 

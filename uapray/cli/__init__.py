@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import compare, data, demo, doctor, grid, perturb, results, train
+from uapray.cli import compare, curve, data, demo, doctor, grid, perturb, results, train
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("perturb")(perturb.perturb)
+app.command("curve")(curve.curve)
 app.command("evaluate")(perturb.evaluate)
 app.add_typer(grid.app, name="grid")
 app.command("status")(grid.status)

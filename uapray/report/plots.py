@@ -15,16 +15,16 @@ from uapray.report.curves import Line
 # Okabe and Ito 2008, that people with any colour vision tell apart; without yellow, too light for lines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("", "5 2", "1.5 1.5")
-_INK, _FAINT = "#3d4650", "#e3e7eb"
-_STYLE = {
+INK, FAINT = "#3d4650", "#e3e7eb"
+STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "uapray",  # equal curves, equal page
     "font.family": "sans-serif",
     "font.size": 9,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
@@ -54,7 +54,7 @@ def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
         rate_name: Of the rate, for the axis.
         prefix: Goes before every identifier, so that plots on one page do not get at each other's.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.add_axes((0.115, 0.165, 0.87, 0.8))
         for index, line in enumerate(lines):
@@ -62,7 +62,7 @@ def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
         _label(axes, rate_name)
         body = io.StringIO()
         figure.savefig(body, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(body.getvalue(), prefix)
+    return inline(body.getvalue(), prefix)
 
 
 def _draw(axes: Axes, line: Line, drawn: Stroke, last: int) -> None:
@@ -85,12 +85,12 @@ def _label(axes: Axes, rate_name: str) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(color=_FAINT, linewidth=0.8)
+    axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _inline(document: str, prefix: str) -> str:
+def inline(document: str, prefix: str) -> str:
     """Cut the ``<svg>`` element out of a document and make it fit for the inside of a page.
 
     It takes the page's fonts and width; a style sheet would rule the whole page, and so goes.

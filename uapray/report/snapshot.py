@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from uapray.errors import NotFoundError, StoreError
 from uapray.store.results import Results
 
-TABLES_READ = ("trials", "history", "flows", "examples", "controls", "failures")
+TABLES_READ = ("trials", "history", "flows", "examples", "controls", "curves", "failures")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
