@@ -12,7 +12,7 @@ import safetensors.numpy
 from uapray import cli
 
 VERBS = [
-    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"],
+    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"], ["curve"],
     ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
     ["report"], ["doctor"],
 ]  # fmt: skip
@@ -98,6 +98,39 @@ def test_import_show_perturb_evaluate_report(
     direct = capsys.readouterr().out.splitlines()[1:]
     assert run(monkeypatch, "evaluate", grey, "--model", model, "--data", data, "--scale", 1 / 255) == 0
     assert capsys.readouterr().out.splitlines()[1:] == direct, "another unit and another order of axes"
+
+
+@pytest.mark.parametrize("form", ["png", "csv"])
+def test_curve_prints_its_table_and_writes_its_file(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uapray.models.card import Card
+    from uapray.models.weights import make_classifier, save_classifier
+    from uapray.models.zoo import build
+
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=4)
+    card = Card(
+        architecture="tiny-cnn",
+        class_names=("CLEAR", "OPACITY", "EFFUSION"),
+        channels=1,
+        size=(32, 32),
+        initial_weights="random",
+    )
+    save_classifier(make_classifier(module, card), str(tmp_path / "m.safetensors"))
+    words = ["curve", "--model", tmp_path / "m.safetensors", "--data", "phantom:chest?images=60&size=32"]
+    out = tmp_path / f"curve.{form}"
+    assert run(monkeypatch, *words, "--zetas", "0.02,0.3", "--set", "max_epochs=1", "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "zeta50 (half of all images)" in shown.out
+    assert "zeta50 of the ceiling" in shown.out
+    assert "ceiling" in shown.out
+    assert "zeta 0.3: 100%" in shown.err, "progress"
+    if form == "png":
+        assert out.read_bytes().startswith(b"\x89PNG")
+    else:
+        head, *points = out.read_text().splitlines()
+        assert head.startswith("zeta,xi_grey,rate,")
+        assert [point.split(",")[0] for point in points] == ["0.02", "0.3"]
 
 
 @pytest.mark.ray
