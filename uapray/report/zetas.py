@@ -67,8 +67,8 @@ WITH each AS (
 ), placed AS (
   SELECT *, dense_rank() OVER (ORDER BY data, data_sha256, split, norm) AS place FROM each
 )
-SELECT place, (SELECT max(place) FROM placed) AS places, data, split, norm, classifier, target, rule, seed, zetas, rates,
-  zeta50, zeta50_low, zeta50_high, zeta50_of_ceiling
+SELECT place, (SELECT max(place) FROM placed) AS places, data, split, norm, classifier, target, rule, seed, zetas,
+  rates, zeta50, zeta50_low, zeta50_high, zeta50_of_ceiling
 FROM placed WHERE {which}
 ORDER BY place, rule = 'random', classifier, target NULLS FIRST, rule, seed, trial_ids"""
 
