@@ -308,6 +308,7 @@ def test_a_module_is_left_in_the_mode_it_was_in_part_by_part() -> None:
     assert module.training
 
 
+<<<<<<< HEAD
 # Several classifiers at once
 
 
@@ -338,3 +339,51 @@ def test_wrong_lists_of_classifiers_get_their_sentence(models: int, weights: lis
     with pytest.raises(ConfigError) as caught:
         uapray.perturb([SmallCNN() for _ in range(models)], image_set(20, classes=3), xi=0.1, weights=weights)
     assert said in str(caught.value)
+=======
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_curve_of_a_linear_victim_is_what_arithmetic_says(norm: str) -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=0.2)
+    zetas = (0.02, 0.05, 0.1) if norm == "linf" else (0.01, 0.02, 0.04)
+    seen: set[float] = set()
+    curve = uapray.zeta_curve(
+        victim.module, images, images, zetas=zetas, norm=norm, watch=lambda zeta, _: seen.add(zeta), **QUICK
+    )
+    assert seen == set(zetas)
+    expected = [max(victim.fooled(images.images, norm, xi)) for xi in curve.xis]
+    hits = [rate.hits for rate in curve.rates]
+    # on the sphere a few steps come near the best direction, in the cube they reach it
+    assert hits == expected if norm == "linf" else np.abs(np.subtract(hits, expected)).max() <= 1
+    assert curve.curve.ceiling == pytest.approx(0.8)
+    at = np.interp(50, [0, *hits], [0, *zetas]) if hits[-1] >= 50 else None
+    assert curve.zeta50 == (at if at is None else pytest.approx(at))
+    low, high = curve.interval
+    assert curve.zeta50 is None or low <= curve.zeta50
+    assert high is None or low <= high
+    alone = [uapray.perturb(victim.module, images, norm=norm, zeta=zeta, **QUICK) for zeta in zetas]
+    assert curve.image_gradients < sum(one.image_gradients for one in alone)
+    assert [one.xi for one in alone] == list(curve.xis)
+
+
+def test_a_targeted_curve_counts_what_comes_to_the_target() -> None:
+    images = image_set(80, channels=3, classes=3)
+    victim, _ = targeted_victim(images.images, 1, "linf")
+    curve = uapray.zeta_curve(victim, images, images, zetas=(0.02, 0.01), target=1, rule="spgd", **QUICK)
+    assert curve.zetas == (0.01, 0.02)
+    for rate, outcome in zip(curve.rates, curve.outcomes, strict=True):
+        assert rate.hits == outcome.towards_non_target(1).hits
+
+
+@pytest.mark.parametrize(("zetas", "said"), [((0.02,), "at least two, got 1"), ((0.02, 4), r"in \(0, 1\].* got 4")])
+def test_zetas_that_are_no_curve_get_their_sentence(zetas: tuple[float, ...], said: str) -> None:
+    images = image_set(20)
+    with pytest.raises(ConfigError, match=said):
+        uapray.zeta_curve(SmallCNN(classes=2), images, images, zetas=zetas)
+
+
+def test_a_curve_of_random_draws_costs_nothing() -> None:
+    images = image_set(30)
+    curve = uapray.zeta_curve(SmallCNN(classes=2), images, images, zetas=(0.02, 0.04), rule="random")
+    assert curve.image_gradients == 0
+    assert len({float(v.abs().max()) for v in curve.perturbations}) == 2
+>>>>>>> zeta

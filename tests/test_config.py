@@ -85,3 +85,22 @@ def test_equal_settings_are_one_key_of_a_mapping() -> None:
 def test_rounds_of_whole_batches_are_taken(batch_size: int, batches: int) -> None:
     settings = parse(Search, {"batch_size": batch_size, "round_size": batch_size * batches}, origin="x")
     assert settings.round_size // settings.batch_size == batches
+
+
+@given(st.sampled_from(["aimed-ascent", "spgd", "sga", "df-uap"]), st.floats(0.1, 30), st.floats(0.05, 1))
+def test_a_refinement_makes_all_steps_in_fewer_passes(rule: str, passes: float, refine: float) -> None:
+    whole = Search(rule=rule, refine_epochs=refine, budget=Budget(max_epochs=passes))
+    short = whole.refinement()
+    assert short.continues
+    assert short.starts == 1
+    assert short.max_epochs == min(refine, passes)
+    assert short.first_step("linf") == whole.first_step("linf")
+    last = short.step_decay**short.max_epochs
+    assert last == pytest.approx(max(whole.step_decay**passes, 0.04))
+
+
+def test_a_refinement_of_a_search_without_limit_of_passes_has_one() -> None:
+    short = Search(budget=Budget(max_image_gradients=500)).refinement()
+    assert short.max_epochs == 0.25
+    assert short.budget.max_image_gradients == 500
+    assert not any(Search(rule=rule).continues for rule in ("random", "uap-fgsm", "uap-deepfool", "hill-climb", "ga"))

@@ -38,6 +38,7 @@ def test_the_example_is_a_grid() -> None:
     for name in (
         "norms",
         "zetas",
+        "curve",
         "seeds",
         "splits",
         "budget",

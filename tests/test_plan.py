@@ -12,7 +12,7 @@ import yaml
 from uapray.data.dataset import DataSet
 from uapray.errors import ConfigError, NotFoundError
 from uapray.grid import parse_grid
-from uapray.plan import Plan, plan_grid, resolve
+from uapray.plan import Plan, chains, plan_grid, resolve
 
 TRAIN = [{"architecture": "small-cnn", "initial_weights": "random", "recipe": "quick"}]
 
@@ -303,3 +303,38 @@ def test_what_is_judged_is_not_part_of_the_identifier_but_of_what_is_missing() -
         assert asked.missing(asked.trials, standing - {one}) == (spgd,)
     bare = plan(renderings=[], control_draws=0).trials[0]
     assert bare.judgements() == {("trials", key) for key in bare.row_keys()}
+
+
+def test_a_curve_is_searched_from_its_middle_and_its_last_trial_writes_the_row() -> None:
+    asked = {"zetas": [0.04, 0.01, 0.02], "curve": True, "splits": ["test", "train"]}
+    planned = plan(rules=["spgd"], control=False, **asked)
+    first, *others = planned.trials
+    assert [trial.threat.zeta for trial in planned.trials] == [0.02, 0.04, 0.01]
+    assert first.continued_from is None
+    assert all(trial.continued_from is first for trial in others)
+    assert [len(trial.curve()) for trial in planned.trials] == [0, 0, 3]
+    assert [trial.threat.zeta for trial in others[-1].curve()] == [0.01, 0.02, 0.04]
+    wanted = {key for trial in planned.trials for table, key in trial.judgements() if table == "curves"}
+    assert wanted == {others[-1].curve_key("test"), others[-1].curve_key("train")}
+    apart = plan(rules=["spgd"], control=False, **{**asked, "curve": False})
+    shared = {trial.trial_id for trial in planned.trials} & {trial.trial_id for trial in apart.trials}
+    assert shared == {first.trial_id}, "the full search is the same trial, a continued one is not"
+    assert others[0].image_gradients() < first.image_gradients()
+    changed = plan(rules=[{"rule": "spgd", "refine_epochs": 0.5}], control=False, **asked)
+    assert changed.trials[0].trial_id == first.trial_id, "how a search goes on does not change one that begins anew"
+    assert changed.trials[1].trial_id != others[0].trial_id
+
+
+def test_trials_of_a_curve_run_one_after_another_and_those_of_rules_that_cannot_continue_too() -> None:
+    planned = plan(rules=["spgd"], zetas=[0.01, 0.02, 0.04], seeds=[0, 1], curve=True)
+    together = chains(planned.trials)
+    assert [len(chain) for chain in together] == [3] * 4, "two seeds, the rule and its control"
+    assert all(len({(trial.search.rule, trial.seed) for trial in chain}) == 1 for chain in together)
+    assert all(trial.continued_from is None for chain in together for trial in chain if trial.search.rule == "random")
+    apart = plan(rules=["spgd"], zetas=[0.01, 0.02], control=False)
+    assert [len(chain) for chain in chains(apart.trials)] == [1, 1]
+
+
+def test_a_curve_of_one_zeta_is_refused() -> None:
+    with pytest.raises(ConfigError, match="curve: expected at least two zetas, got 1"):
+        plan(curve=True, zetas=[0.04, 0.04])

@@ -71,6 +71,37 @@ def test_of_a_linear_victim_the_best_way_to_a_named_class_is_found(norm: str) ->
     torch.testing.assert_close(found.perturbation, 0.01 * towards, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_search_that_continues_starts_at_the_new_surface_and_loses_nothing(rule: str, norm: str) -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=0.2)
+    smaller, larger = (0.02, 0.05) if norm == "linf" else (0.1, 0.3)
+    arena, pool = arena_of(victim.module, images)
+    first = find(arena, Threat(norm=norm, xi=smaller), settings_of(rule), seed=0)
+    before = pool.image_gradients
+    settings = settings_of(rule, refine_epochs=0.5)
+    found = find(arena, Threat(norm=norm, xi=larger), settings, seed=0, begin_at=first.perturbation)
+    torch.testing.assert_close(found.perturbation, victim.best(norm, larger), rtol=0, atol=1e-6 * larger)
+    assert found.history[0].round == 0
+    assert found.history[0].linf == pytest.approx(larger if norm == "linf" else found.history[0].linf)
+    assert pool.image_gradients - before == found.image_gradients == 8 * math.ceil(0.5 * (80 // 8))
+    again = find(arena, Threat(norm=norm, xi=larger), settings, seed=0, begin_at=first.perturbation)
+    assert torch.equal(again.perturbation, found.perturbation)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_budget_too_small_to_refine_keeps_what_it_began_with(rule: str) -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=0.2)
+    arena, _ = arena_of(victim.module, images)
+    settings = settings_of(rule, budget=Budget(max_image_gradients=1))
+    best = victim.best("linf", 0.01)
+    found = find(arena, Threat(norm="linf", xi=0.05), settings, seed=0, begin_at=best)
+    torch.testing.assert_close(found.perturbation, 5 * best)
+    assert found.image_gradients == 0
+
+
 @pytest.mark.parametrize("victim", [Flat(), Constant()])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_victim_without_gradients_is_said_to_have_none(rule: str, victim: nn.Module) -> None:

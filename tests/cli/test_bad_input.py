@@ -290,3 +290,18 @@ def test_renderings_and_controls_that_are_none(
 def test_trials_that_are_not_there(tmp_path: Path, refused: Said) -> None:
     assert "no trial 123456 judged on split test" in refused("compare", "--store", tmp_path, "123456", "654321")
     assert "at least 6 digits" in refused("compare", "--store", tmp_path, "12345", "654321")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--zetas", "0.01,much"], "--zetas: expected numbers with commas"),
+        (["--zetas", "0.01"], "zetas: expected at least two, got 1"),
+        (["--zetas", "0.01,4"], "zetas: expected shares in (0, 1], 0.04 for 4 %, got 4"),
+        (["--out", "curve.pdf"], "--out: expected a name ending in .png or .csv, got curve.pdf"),
+        (["--set", "refine_epoch=1"], "unknown key 'refine_epoch'; did you mean 'refine_epochs'?"),
+        (["--rule", "nothing"], "rule: unknown 'nothing'"),
+    ],
+)
+def test_a_wrong_curve_is_refused_before_anything_is_read(words: list[str], text: str, refused: Said) -> None:
+    assert text in refused("curve", "--model", "none.safetensors", "--data", "none.parquet", *words)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from uapray import cli
 
 VERBS = [
-    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"],
+    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"], ["curve"],
     ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
     ["report"], ["doctor"],
 ]  # fmt: skip
@@ -100,6 +100,7 @@ def test_import_show_perturb_evaluate_report(
     assert capsys.readouterr().out.splitlines()[1:] == direct, "another unit and another order of axes"
 
 
+<<<<<<< HEAD
 def test_the_rules_are_named_as_the_settings_name_them() -> None:
     from typing import get_args
 
@@ -112,11 +113,17 @@ def test_the_rules_are_named_as_the_settings_name_them() -> None:
 
 def test_a_perturbation_of_two_classifiers_is_judged_on_a_third(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+=======
+@pytest.mark.parametrize("form", ["png", "csv"])
+def test_curve_prints_its_table_and_writes_its_file(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+>>>>>>> zeta
 ) -> None:
     from uapray.models.card import Card
     from uapray.models.weights import make_classifier, save_classifier
     from uapray.models.zoo import build
 
+<<<<<<< HEAD
     names = ("CLEAR", "OPACITY", "EFFUSION")
     files = []
     for seed in range(3):
@@ -135,6 +142,31 @@ def test_a_perturbation_of_two_classifiers_is_judged_on_a_third(
     assert run(monkeypatch, *words, *both, "--weight", "1") == 2
     assert "expected 2 numbers above 0, one a classifier" in capsys.readouterr().err
     assert not v.exists()
+=======
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=4)
+    card = Card(
+        architecture="tiny-cnn",
+        class_names=("CLEAR", "OPACITY", "EFFUSION"),
+        channels=1,
+        size=(32, 32),
+        initial_weights="random",
+    )
+    save_classifier(make_classifier(module, card), str(tmp_path / "m.safetensors"))
+    words = ["curve", "--model", tmp_path / "m.safetensors", "--data", "phantom:chest?images=60&size=32"]
+    out = tmp_path / f"curve.{form}"
+    assert run(monkeypatch, *words, "--zetas", "0.02,0.3", "--set", "max_epochs=1", "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "zeta50 (half of all images)" in shown.out
+    assert "zeta50 of the ceiling" in shown.out
+    assert "ceiling" in shown.out
+    assert "zeta 0.3: 100%" in shown.err, "progress"
+    if form == "png":
+        assert out.read_bytes().startswith(b"\x89PNG")
+    else:
+        head, *points = out.read_text().splitlines()
+        assert head.startswith("zeta,xi_grey,rate,")
+        assert [point.split(",")[0] for point in points] == ["0.02", "0.3"]
+>>>>>>> zeta
 
 
 @pytest.mark.ray

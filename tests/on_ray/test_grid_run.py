@@ -160,3 +160,28 @@ def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> Non
     run_with_progress(plan, results, RESOURCES, None)
     attempts = query(results, "SELECT max(attempt) AS n FROM failures").to_pylist()[0]["n"]
     assert attempts == 2
+
+
+def test_a_curve_that_is_stopped_midway_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    values = GRID.replace("seeds: [0, 1]", "seeds: [0]\nzetas: [0.02, 0.04, 0.08]\ncurve: true\ncontrol: false")
+    plan = plan_grid(parse_grid(values.replace("targets: [nontargeted, OPACITY]", ""), origin="test"))
+    assert len(plan.trials) == 2 * 3, "two rules, three zetas"
+    whole, halved = (open_results(str(tmp_path / name)) for name in ("whole", "halved"))
+    assert run_with_progress(plan, whole, RESOURCES, None) == Summary(6, 0, 0)
+    for key in whole.objects.keys("models/"):  # the training is not what is tried
+        halved.objects.write(key, whole.objects.read(key))
+    stop = threading.Event()
+    with pytest.raises(StoppedError):
+        run_missing(
+            Run(plan, halved, RESOURCES, Watcher(done=lambda _step: stop.set()), stop), find_missing(plan, halved)
+        )
+    assert 0 < len(halved.keys("trials")) < 12
+    assert not halved.keys("curves")
+    again = run_with_progress(plan, halved, RESOURCES, None)
+    assert again.done + again.standing == 6
+    assert again.standing > 0
+    rows, told = (one.rows("curves").drop_columns("finished_at").to_pylist() for one in (whole, halved))
+    assert sorted(rows, key=str) == sorted(told, key=str)
+    assert len(rows) == 2 * 2, "two rules, two splits"
+    for trial in plan.trials:
+        assert whole.read_array(trial.trial_id).tobytes() == halved.read_array(trial.trial_id).tobytes()

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from uapray import __version__
 from uapray.errors import StoreError
-from uapray.report import controls, curves, facts, flows, pictures, plots, wording
+from uapray.report import controls, curves, facts, flows, pictures, plots, wording, zetas
 from uapray.report.rates import RateRow, rates, rates_sql
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
@@ -56,6 +56,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
     if not rows:
         raise _nothing(results, grid)
     panels, flows_shown = pictures.panels(results, grid), flows.flows(results, grid)
+    zetas_shown = zetas.zetas(results, grid)
     plots_shown = [_plot(index, one) for index, one in enumerate(curves.curves(results, grid))]
     return _template().render(
         written=datetime.now(UTC),
@@ -72,6 +73,9 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         controls_rest=controls.rest_sql(grid),
         panels=panels,
         panels_rest=pictures.rest_sql(grid, len(panels)),
+        zetas=zetas_shown,
+        zetas_rest=zetas.rest_sql(grid, len(zetas_shown)),
+        zeta_strokes=tuple(map(plots.stroke, range(zetas.MAX_LINES))),
         plots=plots_shown,
         plots_rest=curves.rest_sql(grid, len(plots_shown)),
         flows=flows_shown,
