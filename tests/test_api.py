@@ -308,38 +308,6 @@ def test_a_module_is_left_in_the_mode_it_was_in_part_by_part() -> None:
     assert module.training
 
 
-<<<<<<< HEAD
-# Several classifiers at once
-
-
-def test_a_perturbation_can_be_made_on_several_classifiers() -> None:
-    images = image_set(60, classes=3)
-    one, other = SmallCNN(seed=1), SmallCNN(seed=2)
-    single = uapray.perturb(one, images, xi=0.1, max_epochs=1)
-    both = uapray.perturb([one, other], images, xi=0.1, max_epochs=1)
-    again = uapray.perturb([one, other], images, xi=0.1, max_epochs=1, weights=[1, 1])
-    assert torch.equal(both.perturbation, again.perturbation)
-    assert both.image_gradients == 2 * single.image_gradients
-    assert not torch.equal(both.perturbation, single.perturbation)
-    rates = [uapray.evaluate(model, images, both.perturbation, controls=0).fooling_rate for model in (one, other)]
-    assert both.source_fooling_rate == pytest.approx(np.mean(rates), abs=0.2)
-    assert torch.equal(uapray.perturb([one], images, xi=0.1, max_epochs=1).perturbation, single.perturbation)
-
-
-@pytest.mark.parametrize(
-    ("models", "weights", "said"),
-    [
-        (0, None, "expected a classifier or several, got an empty list"),
-        (2, [1], "expected 2 numbers above 0, one a classifier, got [1]"),
-        (2, [1, 0], "expected 2 numbers above 0"),
-        (2, [1, float("nan")], "expected 2 numbers above 0"),
-    ],
-)
-def test_wrong_lists_of_classifiers_get_their_sentence(models: int, weights: list[float] | None, said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        uapray.perturb([SmallCNN() for _ in range(models)], image_set(20, classes=3), xi=0.1, weights=weights)
-    assert said in str(caught.value)
-=======
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_curve_of_a_linear_victim_is_what_arithmetic_says(norm: str) -> None:
     images = image_set(100)
@@ -386,4 +354,35 @@ def test_a_curve_of_random_draws_costs_nothing() -> None:
     curve = uapray.zeta_curve(SmallCNN(classes=2), images, images, zetas=(0.02, 0.04), rule="random")
     assert curve.image_gradients == 0
     assert len({float(v.abs().max()) for v in curve.perturbations}) == 2
->>>>>>> zeta
+
+
+# Several classifiers at once
+
+
+def test_a_perturbation_can_be_made_on_several_classifiers() -> None:
+    images = image_set(60, classes=3)
+    one, other = SmallCNN(seed=1), SmallCNN(seed=2)
+    single = uapray.perturb(one, images, xi=0.1, max_epochs=1)
+    both = uapray.perturb([one, other], images, xi=0.1, max_epochs=1)
+    again = uapray.perturb([one, other], images, xi=0.1, max_epochs=1, weights=[1, 1])
+    assert torch.equal(both.perturbation, again.perturbation)
+    assert both.image_gradients == 2 * single.image_gradients
+    assert not torch.equal(both.perturbation, single.perturbation)
+    rates = [uapray.evaluate(model, images, both.perturbation, controls=0).fooling_rate for model in (one, other)]
+    assert both.source_fooling_rate == pytest.approx(np.mean(rates), abs=0.2)
+    assert torch.equal(uapray.perturb([one], images, xi=0.1, max_epochs=1).perturbation, single.perturbation)
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "said"),
+    [
+        (0, None, "expected a classifier or several, got an empty list"),
+        (2, [1], "expected 2 numbers above 0, one a classifier, got [1]"),
+        (2, [1, 0], "expected 2 numbers above 0"),
+        (2, [1, float("nan")], "expected 2 numbers above 0"),
+    ],
+)
+def test_wrong_lists_of_classifiers_get_their_sentence(models: int, weights: list[float] | None, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        uapray.perturb([SmallCNN() for _ in range(models)], image_set(20, classes=3), xi=0.1, weights=weights)
+    assert said in str(caught.value)

@@ -100,49 +100,14 @@ def test_import_show_perturb_evaluate_report(
     assert capsys.readouterr().out.splitlines()[1:] == direct, "another unit and another order of axes"
 
 
-<<<<<<< HEAD
-def test_the_rules_are_named_as_the_settings_name_them() -> None:
-    from typing import get_args
-
-    from uapray.cli import options
-    from uapray.config import DEFAULT_RULE, RuleName
-
-    assert tuple(options.RULES.split(", ")) == get_args(RuleName)
-    assert options.DEFAULT_RULE == DEFAULT_RULE
-
-
-def test_a_perturbation_of_two_classifiers_is_judged_on_a_third(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-=======
 @pytest.mark.parametrize("form", ["png", "csv"])
 def test_curve_prints_its_table_and_writes_its_file(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
->>>>>>> zeta
 ) -> None:
     from uapray.models.card import Card
     from uapray.models.weights import make_classifier, save_classifier
     from uapray.models.zoo import build
 
-<<<<<<< HEAD
-    names = ("CLEAR", "OPACITY", "EFFUSION")
-    files = []
-    for seed in range(3):
-        module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=seed)
-        card = Card(architecture="tiny-cnn", class_names=names, channels=1, size=(32, 32), initial_weights="random")
-        files.append(str(tmp_path / f"net{seed}.safetensors"))
-        save_classifier(make_classifier(module, card), files[-1])
-    v = tmp_path / "v.safetensors"
-    words = ["perturb", "--data", "phantom:chest?images=60&size=32", "--out", v, "--xi", "0.05", "--controls", "0"]
-    both = ["--model", files[0], "--model", files[1], "--judge-on", files[2]]
-    assert run(monkeypatch, *words, *both, "--weight", "1", "--weight", "2", "--set", "max_epochs=1") == 0
-    said = "".join(capsys.readouterr().out.split())
-    assert all(f"net{seed}.safetensors" in said for seed in range(3))
-    assert said.count("notmadeonit") == 1
-    v.unlink()
-    assert run(monkeypatch, *words, *both, "--weight", "1") == 2
-    assert "expected 2 numbers above 0, one a classifier" in capsys.readouterr().err
-    assert not v.exists()
-=======
     module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=4)
     card = Card(
         architecture="tiny-cnn",
@@ -166,7 +131,43 @@ def test_curve_prints_its_table_and_writes_its_file(
         head, *points = out.read_text().splitlines()
         assert head.startswith("zeta,xi_grey,rate,")
         assert [point.split(",")[0] for point in points] == ["0.02", "0.3"]
->>>>>>> zeta
+
+
+def test_the_rules_are_named_as_the_settings_name_them() -> None:
+    from typing import get_args
+
+    from uapray.cli import options
+    from uapray.config import DEFAULT_RULE, RuleName
+
+    assert tuple(options.RULES.split(", ")) == get_args(RuleName)
+    assert options.DEFAULT_RULE == DEFAULT_RULE
+
+
+def test_a_perturbation_of_two_classifiers_is_judged_on_a_third(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uapray.models.card import Card
+    from uapray.models.weights import make_classifier, save_classifier
+    from uapray.models.zoo import build
+
+    names = ("CLEAR", "OPACITY", "EFFUSION")
+    files = []
+    for seed in range(3):
+        module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=seed)
+        card = Card(architecture="tiny-cnn", class_names=names, channels=1, size=(32, 32), initial_weights="random")
+        files.append(str(tmp_path / f"net{seed}.safetensors"))
+        save_classifier(make_classifier(module, card), files[-1])
+    v = tmp_path / "v.safetensors"
+    words = ["perturb", "--data", "phantom:chest?images=60&size=32", "--out", v, "--xi", "0.05", "--controls", "0"]
+    both = ["--model", files[0], "--model", files[1], "--judge-on", files[2]]
+    assert run(monkeypatch, *words, *both, "--weight", "1", "--weight", "2", "--set", "max_epochs=1") == 0
+    said = "".join(capsys.readouterr().out.split())
+    assert all(f"net{seed}.safetensors" in said for seed in range(3))
+    assert said.count("notmadeonit") == 1
+    v.unlink()
+    assert run(monkeypatch, *words, *both, "--weight", "1") == 2
+    assert "expected 2 numbers above 0, one a classifier" in capsys.readouterr().err
+    assert not v.exists()
 
 
 @pytest.mark.ray
