@@ -4,9 +4,9 @@
 
 The attacker owns 200 test images (a third, if there are few), by patient; the rates are those on 500 of the rest (on
 all of it, if there are fewer). First comes hill climbing as published (Koga & Takemoto 2022): the mean probability of
-being fooled, every candidate judged on all images. Then each rule with its own settings, told scores or labels only.
-Printed: the rate at some numbers of predictions, and how many times fewer predictions each rule takes to the rate at
-which the published search ends.
+being fooled, in the ball, every candidate judged on all images. Then each rule with its own settings, told scores or
+labels only. Printed: the rate at some numbers of predictions, and how many times fewer predictions each rule takes to
+the rate at which the published search ends.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from uapray.trial import Arena, find, judge
 
 ATTACKER_IMAGES = 200
 JUDGED_IMAGES = 500
-PUBLISHED = {"loss": "probability", "clamp": None, "race_images": None}
+PUBLISHED = {"loss": "probability", "clamp": None, "race_images": None, "placed": "ball"}
 Curve = list[tuple[int, float]]
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,22 +77,27 @@ def search_black_box(task: Task, settings: Search, *, step_size: float) -> Itera
 def _climb(desk: Desk, step_size: float) -> Iterator[Start]:
     """Walk by single waves (Koga & Takemoto 2022): a step along or against the next one, if that is better.
 
+    Compared are the surface points that the ways lead to, which are what is judged and handed out in the end, unless
+    the settings want the published comparison where they stand.
+
     Yields where the walk stands after each comparison, until the budget ends.
     """
     task, settings = desk.task, desk.settings
-    stands, rounds, moved = desk.new(torch.zeros(task.shape)), 0, False
+    shown = partial(extend, p=task.p, xi=task.xi) if settings.placed == "surface" else Tensor.clone
+    at, stands, rounds, moved = torch.zeros(task.shape), desk.new(torch.zeros(task.shape)), 0, False
     for wave in waves(task.shape, settings.frequencies, task.seed):
         step = wave * (step_size * task.xi / length(wave, p=task.p))
-        ways = [desk.new(project(stands.v + way, p=task.p, xi=task.xi)) for way in (-step, step)]
-        field = [*ways, stands]  # of equals the first wins: without scores a plateau is to be left
+        ways = [project(at + way, p=task.p, xi=task.xi) for way in (-step, step)]
+        # of equals the first wins: without scores a plateau is to be left
+        field = [*(desk.new(shown(way)) for way in ways), stands]
         try:
             winner, short = desk.race(field)
         except BudgetEnded:
             return
-        moved = moved or (winner < len(ways) and bool(short.any()))
-        rounds += winner < len(ways)
+        if winner < len(ways):
+            at, rounds, moved = ways[winner], rounds + 1, moved or bool(short.any())
         stands = field[winner]
-        yield _start(desk, stands.v, rounds, moved=moved)
+        yield _start(desk, at, rounds, moved=moved)
 
 
 def _breed(desk: Desk, step_size: float) -> Iterator[Start]:

@@ -31,6 +31,7 @@ DEFAULT_RULE: RuleName = "aimed-ascent"
 LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
+Placed = Literal["surface", "ball"]
 SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
 BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
@@ -121,6 +122,8 @@ class Search(Settings):
             ``hill-climb`` tries first.
         feedback: Black-box rules: whether the classifier tells ``scores``, which are compared by ``loss``, or
             ``labels`` only.
+        placed: ``hill-climb`` only: whether candidates are compared on the ``surface`` of the ball, where they are
+            judged in the end, or where they stand in the ``ball``, as published.
         population: Black-box rules but ``hill-climb``: candidates of a generation.
         race_images: Black-box rules: images on which all candidates are compared, before the worse half drops out and
             the others see as many again, and so on. None: all images, every candidate, as published.
@@ -151,6 +154,7 @@ class Search(Settings):
     inner_steps: int = Field(10, gt=0)
     frequencies: int = Field(8, gt=0)
     feedback: Feedback = "scores"
+    placed: Placed = "surface"
     population: int = Field(16, gt=3)
     race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
