@@ -418,7 +418,7 @@ def test_legs_lead_to_the_last_round_and_each_heat_is_won_by_a_quarter(
     heats = [leg for leg in legs if leg.heat]
     assert legs[: len(heats)] == heats
     assert all(leg.survivors == max(survivors, math.ceil(leg.starts / 4)) < leg.starts for leg in heats)
-    assert all(leg.until == screen * 2**number for number, leg in enumerate(heats[:-1]))
+    assert all(leg.rounds == max(2, screen // leg.starts) for leg in heats[:-1])
     assert legs[-1].heat or legs[-1].starts == min(starts, max(survivors, legs[-1].starts))
 
 

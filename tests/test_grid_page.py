@@ -26,7 +26,9 @@ def test_every_setting_is_listed_with_its_default(heading: str, kind: type[BaseM
     assert set(listed) == set(kind.model_fields) - apart
     for name, said in listed.items():
         default = kind.model_fields[name].default
-        assert said == (f"{default:g}" if default is not None else said)
+        assert said == (
+            said if default is None else f"{default:g}" if type(default) in (int, float) else str(default).lower()
+        )
         assert default is not None or said in ("none", "by rule and norm")
 
 

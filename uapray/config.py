@@ -129,8 +129,7 @@ class Search(Settings):
             the others see as many again, and so on. None: all images, every candidate, as published.
         starts: Searches begun at most, since the search has several basins: nontargeted one a class, those with the
             highest ceiling first, and one that aims nowhere; targeted always one.
-        screen_rounds: Rounds of the first heat of the starts; a quarter of them go on to the next one, which is as
-            long as all before it.
+        screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
@@ -158,7 +157,7 @@ class Search(Settings):
     population: int = Field(16, gt=3)
     race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
-    screen_rounds: int = Field(2, gt=0)
+    screen_rounds: int = Field(8, gt=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)

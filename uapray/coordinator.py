@@ -20,6 +20,7 @@ from uapray.panel import Member, verdict
 from uapray.pool import Deck
 
 HEAT = 4  # one of so many starts goes on after a heat
+LEAST_HEAT = 2  # rounds of each start
 ROUNDING = 1e-9  # 0.07 passes of 100 rounds are 7 rounds, not 7.000000000000001
 
 
@@ -237,17 +238,18 @@ class Leg:
 
 
 def legs_of(pace: Pace, settings: Search, starts: int) -> Iterator[Leg]:
-    """Yield the legs of a search: heats, each as long as all before it and won by a quarter of its starts; then more.
+    """Yield the legs of a search: heats, each won by a quarter of its starts, then the way of those that are left.
 
     Successive halving (Jamieson & Talwalkar 2016, figure 1), but for the share: what a start is worth shows early.
     """
     passes = settings.max_epochs
     last = 2**62 if passes == math.inf else math.ceil(passes * pace.rounds_an_epoch - ROUNDING)
-    made, until = 0, settings.screen_rounds
+    made = 0
     while starts > settings.survivors and made < last:
         survivors = max(settings.survivors, math.ceil(starts / HEAT))
-        yield Leg(min(until, last), min(until, last) - made, starts, survivors, heat=True)
-        made, until, starts = min(until, last), 2 * until, survivors
+        until = min(made + max(LEAST_HEAT, settings.screen_rounds // starts), last)
+        yield Leg(until, until - made, starts, survivors, heat=True)
+        made, starts = until, survivors
     for leg in itertools.count(1):
         until = min(pace.rounds_an_epoch * leg // pace.legs_an_epoch, last)
         if until > made:

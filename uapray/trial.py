@@ -16,7 +16,7 @@ from uapray.attack.projection import length, mean_norm, order
 from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
 from uapray.black_box import search_black_box
 from uapray.config import BLACK_BOX, SEQUENTIAL, Search, Threat
-from uapray.coordinator import Measurement, Snapshot, Task, Walk, search
+from uapray.coordinator import LEAST_HEAT, Measurement, Snapshot, Task, Walk, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, visibility
@@ -148,7 +148,7 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[R
     match settings.rule:
         case "sga":
             inner = min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg)
-            inner = inner if settings.starts == 1 else min(inner, settings.screen_rounds)
+            inner = inner if settings.starts == 1 else min(inner, LEAST_HEAT)
             rule = sga(p=p, xi=xi, step_size=size, step_decay=decay, inner_rounds=inner)
         case "df-uap":
             rule = df_uap(p=p, xi=xi, step_size=size, step_decay=decay)
