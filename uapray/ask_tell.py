@@ -49,8 +49,8 @@ class AskTell:
 def searcher(rule: str, dimension: int, *, population: int, spread: float, seed: int) -> AskTell:
     """Return a search around zero.
 
-    ``cma-es`` keeps the variance of each coordinate and no covariances (Ros & Hansen 2008): a full matrix costs more
-    than the classifier's answers from some hundred dimensions on, and has no time to be learnt.
+    ``cma-es`` keeps the variance of each coordinate and no covariances (Ros & Hansen 2008): hundreds of
+    dimensions have tens of thousands of covariances, too many for some dozens of generations to learn.
 
     Args:
         rule: ``cma-es``, ``pso``, ``de`` or ``ga``; the last three keep to the box [-1, 1].
