@@ -202,7 +202,7 @@ def test_the_tables_of_a_trial_agree(tmp_path: Path, results: Results) -> None:
     assert len(controls) == 2 * 4
     for row in controls:
         trial = trials[row["trial_id"], row["split"]]
-        assert (row["draws"], row["images"], trial["rule"]) == (2, trial["images"], "spgd")
+        assert (row["draws"], row["images"], trial["rule"]) == (2, trial["images"], "aimed-ascent")
         assert row["fooling_rate"] == trial["fooling_rate"]
         assert row["targeted_success_rate_non_target"] == trial["targeted_success_rate_non_target"]
         assert row["p_value"] in (1 / 3, 2 / 3, 1)

@@ -51,7 +51,7 @@ class TestGrid:
         assert grid.data[0].size == 299
         assert (grid.norms, grid.zetas, grid.seeds) == (("linf", "l2"), (0.04,), (0, 1, 2))
         assert grid.targets == ("nontargeted", "all")
-        assert [search.rule for search in grid.searches()] == ["spgd", "random"]
+        assert [search.rule for search in grid.searches()] == ["aimed-ascent", "random"]
 
     def test_small_is_small(self, job: dict[str, Any]) -> None:
         grid = parse_grid(job["SMALL"], origin="script")
@@ -157,7 +157,7 @@ def test_a_run_leaves_rows_and_a_second_run_does_nothing(tmp_path: Path) -> None
     rows = open_results(str(store)).rows("trials", "chest-xray-small").to_pylist()
     targets = (None, "CLEAR", "OPACITY", "EFFUSION")
     assert {(row["rule"], row["target"]) for row in rows} == {
-        (rule, target) for rule in ("spgd", "random") for target in targets
+        (rule, target) for rule in ("aimed-ascent", "random") for target in targets
     }
     assert {row["split"] for row in rows} == {"test"}
     assert "8 trials done, 0 stood already, 0 failed" in first.stdout

@@ -193,7 +193,7 @@ def test_train_grid_status_query_report(
     assert run(monkeypatch, "status", "--store", store, "--grid", grid) == 0
     assert b"0 of 2 trials" in capfdbinary.readouterr().out
     assert run(monkeypatch, "query", "--store", store, "SELECT rule FROM trials ORDER BY 1", "--format", "json") == 0
-    assert json.loads(capfdbinary.readouterr().out) == [{"rule": "random"}, {"rule": "spgd"}]
+    assert json.loads(capfdbinary.readouterr().out) == [{"rule": "aimed-ascent"}, {"rule": "random"}]
     made = "SELECT trial_id FROM trials ORDER BY rule"
     assert run(monkeypatch, "query", "--store", store, made, "--format", "json") == 0
     pair = [row["trial_id"][:8] for row in json.loads(capfdbinary.readouterr().out)]
