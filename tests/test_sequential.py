@@ -173,11 +173,12 @@ def test_a_search_may_begin_at_a_random_point_of_the_ball() -> None:
 
 
 def test_a_sign_step_is_a_share_of_the_radius_in_the_norm_of_the_ball() -> None:
-    pool = pool_of(CNN, {"train": IMAGES})
-    pixels, classes = torch.rand(1, *SHAPE), torch.zeros(1, dtype=torch.int64)
+    module = two_class(IMAGES, share=0.5).module
+    pool = pool_of(module, {"train": IMAGES})
+    pixels, classes = unit_pixels(IMAGES[:1]), torch.zeros(1, dtype=torch.int64)
     for norm in ("linf", "l2"):
-        task = task_of(CNN, pool, 60, norm=norm, xi=0.4)
-        made = walk_of(task, settings_of("uap-fgsm", step_size=0.5)).step(CNN, pixels, classes, None)
+        task = task_of(module, pool, 60, norm=norm, xi=0.4, classes=2)
+        made = walk_of(task, settings_of("uap-fgsm", step_size=0.5)).step(module, pixels, classes, None)
         assert length(made.steps, p=task.p) == pytest.approx(0.2, rel=1e-6)
 
 
