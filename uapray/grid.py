@@ -137,6 +137,12 @@ class Grid(Settings):
             raise ValueError(f"attacker_share: expected more than 0 with rule {self._black_box[0]}, got 0")
         return self
 
+    @model_validator(mode="after")
+    def _a_curve_has_points(self) -> Self:
+        if self.curve and len(set(self.zetas)) < 2:
+            raise ValueError(f"curve: expected at least two zetas, got {len(set(self.zetas))}")
+        return self
+
     @property
     def _black_box(self) -> list[str]:
         return [search.rule for search in self.rules if search.rule in BLACK_BOX]
@@ -147,11 +153,6 @@ class Grid(Settings):
         if self.attacker_share is None:
             return ATTACKER_SHARE if self._black_box else 0.0
         return self.attacker_share
-
-    def _a_curve_has_points(self) -> Self:
-        if self.curve and len(set(self.zetas)) < 2:
-            raise ValueError(f"curve: expected at least two zetas, got {len(set(self.zetas))}")
-        return self
 
     def searches(self) -> tuple[Search, ...]:
         """Return the settings of every rule, the control last, each once."""

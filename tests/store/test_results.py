@@ -44,6 +44,7 @@ VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.timestamp("us", tz="UTC"): times,
     pa.binary(): st.binary(max_size=20),
     pa.list_(pa.string()): st.lists(text, max_size=3),
+    pa.list_(pa.float64()): st.lists(st.floats(allow_nan=False), max_size=3),
 }
 
 
