@@ -47,7 +47,7 @@ def test_identifiers_of_this_version() -> None:
     assert (aimed.search.rule, random.search.rule) == ("aimed-ascent", "random")
     assert aimed.source.key == "d4bcc3a518f7af8aee1d"
     assert aimed.victim.key == "2fe69898f62dba6071f3"
-    assert [aimed.trial_id, random.trial_id] == ["a084482899568bb9ce29", "c5ef1b464ce9d4413a41"]
+    assert [aimed.trial_id, random.trial_id] == ["10ead037468805d049ea", "c5ef1b464ce9d4413a41"]
 
 
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:

@@ -37,7 +37,7 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 8, "step_decay": 0.1},
+    "aimed-ascent": {"starts": 8, "step_decay": 0.3},
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},

@@ -43,7 +43,7 @@ def demo(
     run_with_progress(plan_grid(parse_grid(GRID, origin="demo")), results, Resources(replicas=replicas), address)
     write_uri(f"{out}/report.html", write_report(results, grid="demo").encode())
     asked = query(
-        results, "SELECT * FROM trials WHERE grid = 'demo' ORDER BY target NULLS FIRST, rule DESC"
+        results, "SELECT * FROM trials WHERE grid = 'demo' ORDER BY target NULLS FIRST, rule = 'random'"
     ).to_pylist()
     rows = [
         [
