@@ -109,7 +109,12 @@ class Deck:
         order = self.order(seed=seed, epoch=epoch)
         size = min(batch_size, len(order))
         whole = len(order) - len(order) % size
-        return [Batch(self.name, self.rows[part], self.reference[part]) for part in order[:whole].reshape(-1, size)]
+        return self.dealt(order[:whole], size)
+
+    def dealt(self, places: NDArray[np.int64], batch_size: int) -> list[Batch]:
+        """Return the images at some places in batches of equal size, in that order."""
+        parts = places.reshape(-1, batch_size)
+        return [Batch(self.name, self.rows[part], self.reference[part]) for part in parts]
 
 
 def predicted(logits: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray import panel
@@ -74,9 +75,12 @@ class Rounds:
     def advance(self, start: Start, until: int, aim: Objective) -> Start:
         """Return where a start stands after that many rounds, counted from its beginning."""
         task, pace, state = self.task, self.pace, start.state
-        for number in range(start.rounds, until):
-            update = panel.gradient(task.members, partial(self._round, start, number), state.point, aim)
-            state = self.rule.step(state, update, number / pace.rounds_an_epoch)
+        a_pass = pace.rounds_an_epoch
+        for epoch in range(start.rounds // a_pass, math.ceil(until / a_pass)):
+            order = self._order(start, epoch)
+            for number in range(max(start.rounds, epoch * a_pass), min(until, (epoch + 1) * a_pass)):
+                batches = partial(self._round, order, number - epoch * a_pass)
+                state = self.rule.step(state, panel.gradient(task.members, batches, state.point, aim), number / a_pass)
         made = until - start.rounds
         return replace(
             start,
@@ -97,17 +101,18 @@ class Rounds:
         passes, left = divmod(start.rounds, pace.rounds_an_epoch)
         seen: set[int] = set()
         for number in range(passes + 1):
-            order = self.task.source.order(seed=_order_seed(self.task, start), epoch=number)
+            order = self._order(start, number)
             rounds = pace.rounds_an_epoch if number < passes else left
             seen.update(order[: rounds * pace.round_size].tolist())
         return len(seen)
 
-    def _round(self, start: Start, number: int, deck: Deck) -> list[Batch]:
+    def _order(self, start: Start, epoch: int) -> NDArray[np.int64]:
+        return self.task.source.order(seed=self.task.seed * 1000 + start.index, epoch=epoch)
+
+    def _round(self, order: NDArray[np.int64], place: int, deck: Deck) -> list[Batch]:
         """Return the batches of a round; the same images for each classifier."""
-        pace = self.pace
-        epoch, place = divmod(number, pace.rounds_an_epoch)
-        batches = deck.shuffled(batch_size=pace.batch_size, seed=_order_seed(self.task, start), epoch=epoch)
-        return batches[place * pace.batches_a_round : (place + 1) * pace.batches_a_round]
+        size = self.pace.round_size
+        return deck.dealt(order[place * size : (place + 1) * size], self.pace.batch_size)
 
     def _begin(self, index: int, aim: Objective) -> Start:
         if self.settings.init == "zero":
@@ -156,11 +161,11 @@ def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:
         start: Whose images and aim are taken.
         rounds: How many rounds' images; each is asked ``1 + POWER_STEPS`` times.
     """
-    task, zero = walk.task, torch.zeros(walk.task.shape)
+    task, zero, order = walk.task, torch.zeros(walk.task.shape), walk._order(start, 0)
 
     def asked(along: Tensor | None) -> Tensor:
         parts = [
-            panel.gradient(task.members, partial(walk._round, start, number), zero, start.aim, along)
+            panel.gradient(task.members, partial(walk._round, order, number), zero, start.aim, along)
             for number in range(rounds)
         ]
         total: Tensor = sum((part.total for part in parts[1:]), parts[0].total)
@@ -174,7 +179,3 @@ def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:
             break
         direction = asked((direction / length).float())
     return extend((direction * torch.sign((direction * mean).sum())).float(), p=task.p, xi=task.xi)
-
-
-def _order_seed(task: Task, start: Start) -> int:
-    return task.seed * 1000 + start.index
