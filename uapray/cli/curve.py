@@ -48,7 +48,7 @@ def curve(
     from contextlib import nullcontext
 
     from uapray import api, objects
-    from uapray.cli.perturb import _load, _parsed
+    from uapray.cli.inputs import load, parsed
     from uapray.cli.progress import board
     from uapray.curves import ZETAS
     from uapray.errors import ConfigError
@@ -57,11 +57,11 @@ def curve(
     if out is not None and not out.endswith((".png", ".csv")):
         raise ConfigError(f"--out: expected a name ending in .png or .csv, got {out}")
     asked = api.checked_zetas(ZETAS if zetas is None else _numbers(zetas))
-    chosen = _parsed(settings or [])
+    chosen = parsed(settings or [])
     api.search_settings(rule, chosen)
     if out is not None:
         objects.check_uri(out)
-    classifier, (source, judged_on) = _load(model, data, ("train", split), size)
+    classifier, (source, judged_on) = load(model, data, ("train", split), size)
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
     with board() as progress, session(address) if on_ray else nullcontext():

@@ -6,11 +6,10 @@ import typer
 
 from uapray.cli import options
 from uapray.cli.evaluation import show_evaluation
+from uapray.cli.inputs import load, parsed
 
 if TYPE_CHECKING:
     from uapray.coordinator import Snapshot
-    from uapray.data.images import ImageSet
-    from uapray.models.card import Classifier
 
 Model = Annotated[
     str, typer.Option(help="Classifier: .safetensors, .pt2, or package.module:function.", show_default=False)
@@ -104,7 +103,7 @@ def perturb(
 
     if not out.endswith(".safetensors"):
         raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
-    chosen = _parsed(settings or [])
+    chosen = parsed(settings or [])
     api.search_settings(rule, chosen)
     judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
     objects.check_uri(out)
@@ -112,7 +111,7 @@ def perturb(
     if black_box and not 0 < attacker_share < 1:
         raise ConfigError(f"--attacker-share: expected more than 0 and less than 1, got {attacker_share:g}")
     part, share = (ATTACKER, attacker_share) if black_box else ("train", 0.0)
-    loaded = [_load(one, data, (part, split), size, share) for one in (*model, *(judge_on or []))]
+    loaded = [load(one, data, (part, split), size, share) for one in (*model, *(judge_on or []))]
     source, judged_on = loaded[0][1]
     for name, (_, others) in zip((*model, *(judge_on or [])), loaded, strict=True):
         if others[0].size != source.size:
@@ -185,7 +184,7 @@ def evaluate(
     from uapray.errors import ConfigError
 
     judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
-    classifier, (images,) = _load(model, data, (split,), size)
+    classifier, (images,) = load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
     if abs(v).max() > 1:
         raise ConfigError(
@@ -201,51 +200,11 @@ def evaluate(
     show_evaluation(evaluation, f"{perturbation}: judged on {images.name}/{split}")
 
 
-def _load(
-    model: str, data: str, splits: tuple[str, ...], size: int | None, attacker_share: float = 0.0
-) -> "tuple[Classifier, list[ImageSet]]":
-    """Load a classifier and splits, at the size asked for or else at the size that its card says."""
-    from uapray.cli.leaks import tell_shared_patients
-    from uapray.data.dataset import open_data, with_attacker
-    from uapray.models.card import check_fits
-    from uapray.models.weights import load_classifier, load_for
-
-    square = None if size is None else (size, size)
-    opened = open_data(data)
-    tell_shared_patients(opened)
-    opened = with_attacker(opened, attacker_share) if attacker_share else opened
-    if model.endswith(".safetensors"):
-        classifier = load_classifier(model)
-        images = [opened.images(split, square or classifier.card.size) for split in splits]
-    else:
-        images = [opened.images(split, square) for split in splits]
-        classifier = load_for(model, images[0])
-    check_fits(classifier, images[0])
-    return classifier, images
-
-
 def _checked(renderings: list[str]) -> list[str]:
     """Return renderings as they are written, each once; refuse wrong ones before any work."""
     from uapray.rendering import parse_rendering
 
     return list(dict.fromkeys(str(parse_rendering(one)) for one in renderings))
-
-
-def _parsed(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    from uapray.errors import ConfigError
-
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, sign, value = setting.partition("=")
-        if not sign:
-            raise ConfigError(f"--set: expected NAME=VALUE, got {setting!r}")
-        try:
-            parsed[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {name}: expected a value, got {value!r}") from error
-    return parsed
 
 
 def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:
