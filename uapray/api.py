@@ -333,7 +333,7 @@ def zeta_curve(
     test_images: ImageSet,
     *,
     zetas: Sequence[float] = ZETAS,
-    rule: str = "aimed-ascent",
+    rule: str = DEFAULT_RULE,
     norm: str = "linf",
     target: str | int | None = None,
     seed: int = 0,
