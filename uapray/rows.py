@@ -47,13 +47,7 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
     control = step.search.rule == "random"
     l2, linf = norms(found.perturbation)
     return {
-        "trial_id": step.trial_id,
-        "data": step.source.name,
-        "data_sha256": step.source.data.sha256,
-        "classifier": step.victim.name,
-        "architecture": classifier.card.architecture,
-        "initial_weights": classifier.card.initial_weights,
-        "classifier_sha256": classifier.sha256,
+        **_judged(step, classifier),
         "made_on": None if control else step.victim.name,
         "source": None if control else f"{step.source.name}/{step.made_on}",
         "source_images": found.source_images,
@@ -147,13 +141,7 @@ def curve_row(step: TrialStep, classifier: Classifier, split: str, curve: Curve,
     """
     half, half_of_ceiling = curve.zeta50, curve.zeta50_of_ceiling
     return {
-        "trial_id": step.trial_id,
-        "data": step.source.name,
-        "data_sha256": step.source.data.sha256,
-        "classifier": step.victim.name,
-        "architecture": classifier.card.architecture,
-        "initial_weights": classifier.card.initial_weights,
-        "classifier_sha256": classifier.sha256,
+        **_judged(step, classifier),
         "norm": step.threat.norm,
         "target": step.threat.target,
         "rule": step.search.rule,
@@ -304,3 +292,16 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     body = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(body, "PNG")
     return body.getvalue()
+
+
+def _judged(step: TrialStep, classifier: Classifier) -> Row:
+    """Return which trial a row is of, and what was judged."""
+    return {
+        "trial_id": step.trial_id,
+        "data": step.source.name,
+        "data_sha256": step.source.data.sha256,
+        "classifier": step.victim.name,
+        "architecture": classifier.card.architecture,
+        "initial_weights": classifier.card.initial_weights,
+        "classifier_sha256": classifier.sha256,
+    }

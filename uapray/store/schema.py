@@ -43,26 +43,33 @@ _LINF: Column = ("linf", _REAL, "pixel", "largest absolute value in the perturba
 _GRADIENTS: Column = ("image_gradients", _COUNT, "images", "gradients taken, each of one image")
 _QUERIES: Column = ("image_queries", _COUNT, "images", "predictions asked for, each of one image")
 _FINISHED: Column = ("finished_at", _TIME, "UTC", "when the step ended")
+_JUDGED: tuple[Column, ...] = (
+    ("data", _TEXT, "name", "data set"),
+    ("data_sha256", _TEXT, "sha256", "content of the data set"),
+    ("classifier", _TEXT, "name", "classifier that was judged"),
+    ("architecture?", _TEXT, "name", "its architecture; null if unknown"),
+    ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
+    ("classifier_sha256", _TEXT, "sha256", "its weights"),
+)
+_TARGET: Column = ("target?", _TEXT, "class name", "class every image was to be taken for; null if nontargeted")
+_RULE: Column = ("rule", _TEXT, "name", "update rule; `random` is the control")
+_SEED: Column = ("seed", _COUNT, "number", "seed of everything drawn at random")
+_VERSION: Column = ("uapray_version", _TEXT, "version", "uapray that wrote the row")
 
 TABLES: dict[str, pa.Schema] = {
     "trials": _schema(
         "One row a perturbation × classifier × split evaluated.",
         _TRIAL_ID,
-        ("data", _TEXT, "name", "data set"),
-        ("data_sha256", _TEXT, "sha256", "content of the data set"),
-        ("classifier", _TEXT, "name", "classifier that was judged"),
-        ("architecture?", _TEXT, "name", "its architecture; null if unknown"),
-        ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
-        ("classifier_sha256", _TEXT, "sha256", "its weights"),
+        *_JUDGED,
         ("made_on?", _TEXT, "name", "classifier the perturbation was searched on; null if on none"),
         ("source?", _TEXT, "name", "data set and split the perturbation was searched on; null if on none"),
         (
             "source_images",
             _COUNT,
             "images",
-            "images the search took gradients of; the validation part is not among them",
+            "images it was made from; the validation part is not among them",
         ),
-        ("rule", _TEXT, "name", "update rule; `random` is the control"),
+        _RULE,
         ("norm", _TEXT, "name", "norm that bounds the perturbation: `l2` or `linf`"),
         (
             "zeta?",
@@ -72,9 +79,9 @@ TABLES: dict[str, pa.Schema] = {
         ),
         ("xi", _REAL, "pixel", "radius of the ball the perturbation lies in"),
         ("xi_grey", _REAL, "grey level", "255 xi"),
-        ("target?", _TEXT, "class name", "class every image was to be taken for; null if nontargeted"),
+        _TARGET,
         ("epsilon?", _REAL, "pixel", "length of one step; null if the rule takes none"),
-        ("seed", _COUNT, "number", "seed of everything drawn at random"),
+        _SEED,
         _SPLIT,
         ("images", _COUNT, "images", "images judged"),
         ("clean_accuracy", _REAL, "share", "clean images predicted as labelled"),
@@ -108,7 +115,7 @@ TABLES: dict[str, pa.Schema] = {
         ("wall_s", _REAL, "s", "time the search took on the clock"),
         ("device", _TEXT, "name", "device of the replicas"),
         ("replicas", _COUNT, "processes", "replicas that served the search"),
-        ("uapray_version", _TEXT, "version", "uapray that wrote the row"),
+        _VERSION,
         _FINISHED,
     ),
     "history": _schema(
@@ -196,16 +203,11 @@ TABLES: dict[str, pa.Schema] = {
     "curves": _schema(
         "How the rate grows with zeta: one row a classifier × norm × target × rule × seed × split, where a grid asks.",
         ("trial_id", _TEXT, "key", "the last search of the curve"),
-        ("data", _TEXT, "name", "data set"),
-        ("data_sha256", _TEXT, "sha256", "content of the data set"),
-        ("classifier", _TEXT, "name", "classifier that was judged"),
-        ("architecture?", _TEXT, "name", "its architecture; null if unknown"),
-        ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
-        ("classifier_sha256", _TEXT, "sha256", "its weights"),
+        *_JUDGED,
         ("norm", _TEXT, "name", "norm that bounds the perturbations: `l2` or `linf`"),
-        ("target?", _TEXT, "class name", "class every image was to be taken for; null if nontargeted"),
-        ("rule", _TEXT, "name", "update rule; `random` is the control"),
-        ("seed", _COUNT, "number", "seed of everything drawn at random"),
+        _TARGET,
+        _RULE,
+        _SEED,
         _SPLIT,
         ("images", _COUNT, "images", "images judged"),
         ("trial_ids", pa.list_(_TEXT), "key", "searches of the curve, by rising zeta"),
@@ -230,7 +232,7 @@ TABLES: dict[str, pa.Schema] = {
         ("zeta50_of_ceiling_high?", _REAL, "share", "upper limit, likewise"),
         ("image_gradients", _COUNT, "images", "gradients taken for the whole curve, each of one image"),
         ("image_queries", _COUNT, "images", "predictions asked for in its searches, each of one image"),
-        ("uapray_version", _TEXT, "version", "uapray that wrote the row"),
+        _VERSION,
         _FINISHED,
     ),
     "classes": _schema(
