@@ -9,11 +9,12 @@ import yaml
 
 from uapray.data.dataset import ATTACKER, open_data, with_attacker
 from uapray.errors import ConfigError, DataError
-from uapray.experiment import Run, find_missing, run_missing
+from uapray.experiment import find_missing, run_missing
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
 from uapray.query import query
 from uapray.resources import Resources
+from uapray.run import Run
 from uapray.store.results import open_results
 
 DATA = "phantom:chest?images=240&size=32&seed=3"

@@ -14,10 +14,11 @@ from test_report import Shop
 
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError, StoppedError
-from uapray.experiment import Run, Summary, Watcher, find_missing, run_missing, unmended
+from uapray.experiment import Summary, find_missing, run_missing, unmended
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
 from uapray.resources import Resources
+from uapray.run import Run, Watcher
 from uapray.store.results import Results, open_results
 
 LOCAL = Resources("local", concurrency=1)

@@ -1,34 +1,24 @@
 """Joins plan, replicas and store: what the command line and a job script call."""
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uapray import rows
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
-from uapray.attack.projection import order
 from uapray.attack.sequential import Ahead, Visit, Visiting
-from uapray.controls import judge_controls
-from uapray.coordinator import Snapshot
-from uapray.curves import curve_of
 from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, RunError, StoppedError, StoreError, UserError
-from uapray.measures import Outcome
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import classifier_rows
-from uapray.models.training import EpochReport
 from uapray.models.weights import load_classifier, load_for, save_classifier
 from uapray.on_ray.session import expect_room
 from uapray.plan import Plan, Source, TrialStep, Victim, chains
@@ -36,27 +26,15 @@ from uapray.pool import ReplicaPool
 from uapray.query import query
 from uapray.rendering import Rendering
 from uapray.replica import Batch
-from uapray.resources import Resources, open_pool
+from uapray.resources import open_pool
+from uapray.run import Run
 from uapray.store.results import Results
 from uapray.store.runs import Noting, noting
 from uapray.train_step import initial_classifier, train_classifier
-from uapray.trial import Arena, Found, Judgement, class_index, find, judge, judge_rendered
+from uapray.trial import Arena
+from uapray.trial_step import run_trial
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
-
-
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """What a run tells while it goes on; each is called from any thread, one at a time."""
-
-    to_train: Callable[[Victim], None] = lambda _victim: None
-    training: Callable[[Victim, EpochReport], None] = lambda _victim, _report: None
-    trained: Callable[[Victim, Classifier], None] = lambda _victim, _classifier: None
-    searching: Callable[[TrialStep, Snapshot], None] = lambda _step, _snapshot: None
-    judging: Callable[[TrialStep, float], None] = lambda _step, _share_of_controls: None
-    judged: Callable[[TrialStep, Judgement], None] = lambda _step, _judgement: None
-    done: Callable[[TrialStep], None] = lambda _step: None
-    failed: Callable[[str, str], None] = lambda _step, _message: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +50,6 @@ class Summary:
     done: int
     standing: int
     failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run of a plan into a store."""
-
-    plan: Plan
-    results: Results
-    resources: Resources
-    watcher: Watcher = Watcher()
-    stop: threading.Event = field(default_factory=threading.Event)
 
 
 def standing_rows(results: Results) -> set[tuple[str, str]]:
@@ -319,7 +286,7 @@ def _run_trials(
                 while waiting and len(under_way) < run.resources.concurrency:
                     chain = waiting.popleft()
                     if (step := next(chain, None)) is not None:
-                        begun = threads.submit(_run_trial, run, arena, classifier, step, standing)
+                        begun = threads.submit(run_trial, run, arena, classifier, step, standing)
                         under_way[begun] = (step, chain)
                         note.begun()
                 if not under_way:
@@ -339,125 +306,6 @@ def _run_trials(
         except BaseException:
             run.stop.set()
             raise
-
-
-def _run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]) -> None:
-    """Search, judge on every split what is missing, and write; the row of ``trials`` comes last."""
-    results, grid = run.results, run.plan.grid.name
-    found, ran = _found(run, arena, classifier, step)
-    target = class_index(arena.images["train"].class_names, step.threat.target)
-    for split, key in zip(step.splits, step.row_keys(), strict=True):
-        _judge_further(run, arena, step, split, found.perturbation, target, standing)
-        if ("trials", key) in standing:
-            continue
-        images = arena.images[split]
-        judged = judge(arena, split, found.perturbation, target=target)
-        examples = list(rows.example_rows(step.trial_id, judged, images, found.perturbation, run.plan.grid.examples))
-        results.write_rows("flows", grid, key, rows.flow_rows(step.trial_id, judged))
-        results.write_rows("images", grid, key, rows.image_rows(step.trial_id, judged, images))
-        results.write_rows("classes", grid, key, rows.class_rows(step.trial_id, judged, images.class_names))
-        if examples:
-            results.write_rows("examples", grid, key, examples)
-        results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
-        run.watcher.judged(step, judged)
-    _draw_curve(run, arena, classifier, step, standing)
-    run.watcher.done(step)
-
-
-def _draw_curve(
-    run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]
-) -> None:
-    """Write the row of each curve that a trial is the last of and that is missing, from what the store holds."""
-    results, trials = run.results, step.curve()
-    for split in step.splits:
-        key = step.curve_key(split)
-        if key is None or ("curves", key) in standing:
-            continue
-        images = arena.images[split]
-        outcomes = [_outcome_again(results, f"{trial.trial_id}-{split}", images) for trial in trials]
-        curve = curve_of(
-            [trial.threat.zeta or 0.0 for trial in trials],
-            outcomes,
-            images.groups,
-            target=class_index(images.class_names, step.threat.target),
-            seed=step.seed,
-        )
-        spent = [_found(run, arena, classifier, trial)[0] for trial in trials]
-        row = rows.curve_row(step, classifier, split, curve, spent)
-        results.write_rows("curves", run.plan.grid.name, key, [row])
-
-
-def _outcome_again(results: Results, key: str, images: ImageSet) -> Outcome:
-    """Return the predictions of a judgement that stands."""
-    table = results.step("images", key)
-    label, clean, perturbed = (table[name].to_numpy() for name in ("label", "clean_prediction", "perturbed_prediction"))
-    return Outcome(label, clean, perturbed, len(images.class_names))
-
-
-def _judge_further(
-    run: Run,
-    arena: Arena,
-    step: TrialStep,
-    split: str,
-    perturbation: Tensor,
-    target: int | None,
-    standing: Set[tuple[str, str]],
-) -> None:
-    """Judge a perturbation as rendered and beside matched controls, where that is asked for and missing."""
-    results, grid = run.results, run.plan.grid.name
-    for rendering, rendering_key in step.rendering_keys(split).items():
-        if ("renderings", rendering_key) not in standing:
-            outcome = judge_rendered(arena, split, perturbation, rendering)
-            row = rows.rendering_row(step.trial_id, split, rendering, outcome, target)
-            results.write_rows("renderings", grid, rendering_key, [row])
-    if (key := step.controls_key(split)) is not None and ("controls", key) not in standing:
-        controls = judge_controls(
-            arena,
-            split,
-            perturbation,
-            target=target,
-            p=order(step.threat.norm),
-            draws=step.control_draws,
-            max_images=step.control_images,
-            seed=step.seed,
-            watch=lambda share: run.watcher.judging(step, share),
-        )
-        results.write_rows("controls", grid, key, rows.control_rows(step.trial_id, split, controls))
-
-
-def _found(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> tuple[Found, rows.Circumstances]:
-    """Return a trial's perturbation out of the store, or search for it now."""
-    return _found_again(run.results, step, classifier) or _search(run, arena, classifier, step)
-
-
-def _found_again(results: Results, step: TrialStep, classifier: Classifier) -> tuple[Found, rows.Circumstances] | None:
-    """Return the perturbation that a run left before it was judged everywhere, if it was made on this classifier."""
-    if not results.has_array(step.trial_id):
-        return None
-    kept = results.read_array_metadata(step.trial_id)
-    if kept.get("made_on") != classifier.sha256:
-        return None
-    return rows.found_again(torch.from_numpy(results.read_array(step.trial_id)), kept)
-
-
-def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> tuple[Found, rows.Circumstances]:
-    """Search, and write the perturbation after how it was found."""
-
-    def watch(snapshot: Snapshot) -> None:
-        run.watcher.searching(step, snapshot)
-
-    before = step.continued_from
-    begin_at = None if before is None else _found(run, arena, classifier, before)[0].perturbation
-    begun = time.monotonic()
-    found = find(arena, step.threat, step.search, seed=step.seed, source=step.made_on, begin_at=begin_at, watch=watch)
-    replicas = run.resources.replicas if run.resources.kind == "ray" else 1
-    ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
-    if found.history:
-        history = rows.history_rows(step.trial_id, found)
-        run.results.write_rows("history", run.plan.grid.name, step.trial_id, history)
-    metadata = rows.found_metadata(found, ran) | {"made_on": classifier.sha256}
-    run.results.write_array(step.trial_id, found.perturbation, metadata)
-    return found, ran
 
 
 def _write_failure(run: Run, key: str, kind: str, error: Exception) -> None:

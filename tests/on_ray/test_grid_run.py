@@ -15,11 +15,12 @@ from s3_server import S3Server
 
 from uapray.cli.running import run_with_progress
 from uapray.errors import StoppedError
-from uapray.experiment import Run, Summary, Watcher, find_missing, run_missing
+from uapray.experiment import Summary, find_missing, run_missing
 from uapray.grid import parse_grid
 from uapray.plan import Plan, plan_grid
 from uapray.query import query
 from uapray.resources import Resources
+from uapray.run import Run, Watcher
 from uapray.store.results import Results, open_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

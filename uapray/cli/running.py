@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from uapray.cli.leaks import tell_shared_patients
 from uapray.cli.progress import Board, board
 from uapray.coordinator import Snapshot
-from uapray.experiment import Run, Summary, Watcher, find_missing, run_missing
+from uapray.experiment import Summary, find_missing, run_missing
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.on_ray.session import LOCAL, session
 from uapray.plan import Plan, TrialStep, Victim
 from uapray.resources import Resources
+from uapray.run import Run, Watcher
 from uapray.store.results import Results
 from uapray.trial import Judgement
 
