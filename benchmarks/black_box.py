@@ -1,16 +1,19 @@
 """Held-out fooling rate of the black-box rules against the predictions that they spend.
 
     python benchmarks/black_box.py --data 'chest_xray_224_*.parquet' --classifier chest.safetensors [--queries 20000]
+        [--seeds 5]
 
 The attacker owns 200 test images (a third, if there are few), by patient; the rates are those on 500 of the rest (on
 all of it, if there are fewer). First comes hill climbing as published (Koga & Takemoto 2022): the mean probability of
 being fooled, in the ball, every candidate judged on all images. Then each rule with its own settings, told scores or
-labels only. Printed: the rate at some numbers of predictions, and how many times fewer predictions each rule takes to
-the rate at which the published search ends.
+labels only. Printed: the rate at some numbers of predictions, median over the seeds, and how many times fewer
+predictions each rule takes to the rate at which the published search of the same seed ends: median [smallest, largest].
 """
 
 import argparse
+import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -42,7 +45,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="default: that of the classifier, or as stored")
     parser.add_argument("--xi", type=float, default=8 / 255)
     parser.add_argument("--queries", type=int, default=20000, help="predictions of a search")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="searches of each rule")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE for all rules but the published")
     parser.add_argument("--rules", nargs="+", default=["hill-climb", "cma-es", "pso", "de", "ga"])
     parser.add_argument("--feedback", nargs="+", default=["scores", "labels"])
     asked = parser.parse_args()
@@ -56,19 +60,13 @@ def main() -> None:
     print(f"{len(attacker)} images to search on, {len(rest)} to judge on; linf {255 * asked.xi:g} grey levels")
     places = [asked.queries * part // 16 for part in (1, 2, 4, 8, 16)]
     print(f"{'rule':30}" + "".join(f"{place:>9}" for place in places) + "   seconds   times fewer")
-    goal, most = run("hill-climb, as published", "hill-climb", PUBLISHED, (classifier, attacker, rest), asked, places)
+    world = (classifier, attacker, rest)
+    published = searches("hill-climb, as published", "hill-climb", PUBLISHED, world, asked, places)
+    changes = {name: float(value) for name, _, value in (pair.partition("=") for pair in asked.set)}
     for feedback in asked.feedback:
         for rule in asked.rules:
-            run(
-                f"{rule}, {feedback}",
-                rule,
-                {"feedback": feedback},
-                (classifier, attacker, rest),
-                asked,
-                places,
-                goal,
-                most,
-            )
+            own = {"feedback": feedback, **changes}
+            searches(f"{rule}, {feedback}", rule, own, world, asked, places, published)
 
 
 def victim(data: str, classifier: str | None, size: int | None) -> tuple[Classifier, ImageSet]:
@@ -86,17 +84,41 @@ def victim(data: str, classifier: str | None, size: int | None) -> tuple[Classif
     return wrap_module(module, train.class_names, train.channels, train.size), test
 
 
-def run(
+def searches(
     title: str,
     rule: str,
     settings: dict[str, object],
     world: tuple[Classifier, ImageSet, ImageSet],
     asked: argparse.Namespace,
     places: list[int],
-    goal: float | None = None,
-    most: int = 0,
-) -> tuple[float, int]:
-    """Search once and print a line; return the held-out rate at the end and the predictions it took to it."""
+    published: Sequence[Curve] = (),
+) -> list[Curve]:
+    """Search with each seed, print a line, return the curves."""
+    begun = time.process_time()
+    curves = [search(rule, settings, world, asked, seed) for seed in range(asked.seeds)]
+    seconds = (time.process_time() - begun) / asked.seeds
+    shown = [float(np.median([at(curve, place) for curve in curves])) for place in places]
+    print(f"{title:30}" + "".join(f"{rate:9.3f}" for rate in shown) + f"{seconds:10.1f}", end="  ")
+    saved = [fewer(*pair) for pair in zip(curves, published, strict=False)]
+    print(f"{np.median(saved):8.1f} [{min(saved):.1f}, {max(saved):.1f}]" if saved else "", flush=True)
+    return curves
+
+
+def fewer(curve: Curve, published: Curve) -> float:
+    """Return how many times fewer predictions it took to where another search ends; 0 if it never came there."""
+    goal = published[-1][1]
+    took, takes = (next((spent for spent, rate in one if rate >= goal), math.inf) for one in (published, curve))
+    return took / takes
+
+
+def search(
+    rule: str,
+    settings: dict[str, object],
+    world: tuple[Classifier, ImageSet, ImageSet],
+    asked: argparse.Namespace,
+    seed: int,
+) -> Curve:
+    """Search once; return the held-out rate of the perturbation that the search had, by the predictions spent."""
     classifier, attacker, rest = world
     found: list[tuple[int, torch.Tensor]] = []
 
@@ -104,19 +126,12 @@ def run(
         if not found or not torch.equal(found[-1][1], snapshot.best):
             found.append((snapshot.image_queries, snapshot.best))
 
-    search = search_settings(rule, {"max_image_queries": asked.queries, **settings})
+    chosen = search_settings(rule, {"max_image_queries": asked.queries, **settings})
     decks = {"attacker": attacker, "rest": rest}
     with open_pool(classifier, decks, Resources("local")) as pool:
         arena = Arena(pool, decks)
-        begun = time.process_time()
-        find(arena, Threat(xi=asked.xi), search, seed=asked.seed, source="attacker", watch=watch)
-        seconds = time.process_time() - begun
-        curve = [(spent, judge(arena, "rest", v, target=None).outcome.fooling.share) for spent, v in found]
-    shown = [at(curve, place) for place in places]
-    reached = [spent for spent, rate in curve if goal is not None and rate >= goal]
-    saved = "" if goal is None else f"{most / reached[0]:10.1f}" if reached else "  not reached"
-    print(f"{title:30}" + "".join(f"{rate:9.3f}" for rate in shown) + f"{seconds:10.1f}  {saved}", flush=True)
-    return curve[-1][1], next(spent for spent, rate in curve if rate >= curve[-1][1])
+        find(arena, Threat(xi=asked.xi), chosen, seed=seed, source="attacker", watch=watch)
+        return [(spent, judge(arena, "rest", v, target=None).outcome.fooling.share) for spent, v in found]
 
 
 def at(curve: Curve, place: int) -> float:

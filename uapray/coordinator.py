@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -112,6 +113,8 @@ class Snapshot:
         image_queries: Spent so far, all starts together.
         measured: What the last leg brought, one row a start.
         share_done: Of what the budget allows, in [0, 1].
+        begun_with: Starts that the search began with.
+        seconds: Wall time spent so far, that before an interruption included.
     """
 
     starts: tuple[Start, ...]
@@ -122,6 +125,8 @@ class Snapshot:
     image_queries: int
     measured: tuple[Measurement, ...]
     share_done: float
+    begun_with: int = 1
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,35 +167,36 @@ class Walk(Protocol):
         ...
 
 
-def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
+def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = None) -> Iterator[Snapshot]:
     """Look for the perturbation; yield where the search stands after each leg between two measurements.
 
     The starts of one leg run at the same time and know nothing of each other; what they bring is judged in the
     order of their index. So neither the number of replicas nor their speed can change a bit of the result.
+
+    Args:
+        walk: How a start goes on.
+        task: What is searched.
+        settings: How.
+        so_far: A snapshot of the same search, yielded before it was interrupted: it goes on from there, to the same
+            bits. None: it begins.
     """
-    budget, pace = settings.budget, walk.pace
-    begun = time.monotonic()
-    clean = sum(len(member.source) + len(member.validation) for member in task.members)
-    first = walk.begin()
-    now = Snapshot(
-        starts=first,
-        best=torch.zeros(task.shape),
-        best_rate=0.0,
-        best_certainty=-1.0,
-        image_gradients=sum(start.image_gradients for start in first),
-        image_queries=clean + sum(start.image_queries for start in first),
-        measured=(),
-        share_done=0.0,
-    )
-    if all(start.moved for start in first):  # it continues from what another search found: that is a candidate
-        now = _judge(walk, task, now)
-        yield now
-    legs = legs_of(pace, settings, len(first))
-    walked, planned = 0, sum(leg.starts * leg.rounds for leg in legs) if settings.max_epochs < math.inf else math.inf
-    for leg in legs_of(pace, settings, len(first)):
+    budget, clock = settings.budget, time.monotonic()
+    if so_far is not None:
+        now, clock = so_far, clock - so_far.seconds
+    else:
+        now = _begin(walk, task)
+        if all(start.moved for start in now.starts):  # from what another search found: that is a candidate
+            now = _judge(walk, task, now)
+            yield now
+    legs = partial(legs_of, walk.pace, settings, now.begun_with)
+    walked, planned = 0, sum(leg.starts * leg.rounds for leg in legs()) if settings.max_epochs < math.inf else math.inf
+    for leg in legs():
         made = now.starts[0].rounds
+        if leg.until <= made:
+            walked += leg.starts * leg.rounds
+            continue
         until = min(leg.until, made + _affordable(budget, now, walk.cost, task.validation_queries))
-        if until <= made:
+        if until <= made or _enough(budget, now):
             return
 
         def advance(start: Start, until: int = until, aimed: bool = leg.heat) -> Start:
@@ -209,13 +215,31 @@ def search(walk: Walk, task: Task, settings: Search) -> Iterator[Snapshot]:
         now = _judge(walk, task, now)
         if leg.heat:
             now = replace(now, starts=_keep(now, leg.survivors))
-        seconds = time.monotonic() - begun
-        now = replace(now, share_done=share_done(budget, now, walked / planned, seconds))
+        now = replace(now, seconds=time.monotonic() - clock)
+        now = replace(now, share_done=share_done(budget, now, walked / planned, now.seconds))
         yield now
-        if budget.stop_rate is not None and now.best_rate >= budget.stop_rate:
-            return
-        if budget.max_seconds is not None and seconds >= budget.max_seconds:
-            return
+
+
+def _begin(walk: Walk, task: Task) -> Snapshot:
+    starts = walk.begin()
+    clean = sum(len(member.source) + len(member.validation) for member in task.members)
+    return Snapshot(
+        starts=starts,
+        best=torch.zeros(task.shape),
+        best_rate=0.0,
+        best_certainty=-1.0,
+        image_gradients=sum(start.image_gradients for start in starts),
+        image_queries=clean + sum(start.image_queries for start in starts),
+        measured=(),
+        share_done=0.0,
+        begun_with=len(starts),
+    )
+
+
+def _enough(budget: Budget, now: Snapshot) -> bool:
+    """Return whether the rate or the time that was allowed is reached."""
+    rate, seconds = budget.stop_rate, budget.max_seconds
+    return (rate is not None and now.best_rate >= rate) or (seconds is not None and now.seconds >= seconds)
 
 
 @dataclass(frozen=True, slots=True)

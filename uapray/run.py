@@ -29,10 +29,20 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of a plan into a store."""
+    """A run of a plan into a store.
+
+    Attributes:
+        plan: What is to stand in the end.
+        results: Where.
+        resources: On what.
+        watcher: Who is told.
+        stop: Set when the run is to stop.
+        save_every_s: Seconds between two times that a search under way is kept in the store.
+    """
 
     plan: Plan
     results: Results
     resources: Resources
     watcher: Watcher = Watcher()
     stop: threading.Event = field(default_factory=threading.Event)
+    save_every_s: float = 120.0

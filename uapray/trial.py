@@ -25,6 +25,7 @@ from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 from uapray.rendering import Rendering
 from uapray.rounds import Rounds
+from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 
 
@@ -187,6 +188,7 @@ def find(
     source: str = "train",
     others: Sequence[Arena] = (),
     begin_at: Tensor | None = None,
+    so_far: Progress | None = None,
     watch: Callable[[Snapshot], None] = lambda _: None,
 ) -> Found:
     """Search for a perturbation, or draw the control.
@@ -200,6 +202,7 @@ def find(
         others: Further classifiers that it is made on at the same time, with the same images.
         begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
             (``Search.refinement``). None: the search begins anew.
+        so_far: How far the same search had come before it was interrupted: it goes on from there to the same bits.
         watch: Called with each snapshot; it may raise to end the search.
 
     Raises:
@@ -232,9 +235,10 @@ def find(
         ),
         seed=seed,
     )
-    snapshots, epsilon = _begin(task, threat, settings, begin_at)
-    history: list[Measurement] = []
-    latest: Snapshot | None = None
+    before = so_far or Progress()
+    latest = before.snapshot
+    snapshots, epsilon = _begin(task, threat, settings, begin_at, latest)
+    history = list(before.history) if latest is not None else []
     for latest in snapshots:
         history.extend(latest.measured)
         watch(latest)
@@ -262,7 +266,7 @@ def find(
 
 
 def _begin(
-    task: Task, threat: Threat, settings: Search, begin_at: Tensor | None
+    task: Task, threat: Threat, settings: Search, begin_at: Tensor | None, so_far: Snapshot | None
 ) -> tuple[Iterator[Snapshot], float | None]:
     """Return the search of a rule, and the length of its step in pixel units, where it has one."""
     if settings.rule in BLACK_BOX:
@@ -270,7 +274,7 @@ def _begin(
         epsilon = size * task.xi if settings.rule == "hill-climb" else None
         return search_black_box(task, settings, step_size=size), epsilon
     walk, epsilon = walk_of(task, settings, threat, begin_at)
-    return search(walk, task, settings), epsilon
+    return search(walk, task, settings, so_far), epsilon
 
 
 def _source_rate(task: Task, v: Tensor) -> float:

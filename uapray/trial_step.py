@@ -1,20 +1,23 @@
 """One trial of a run: search or take what stands, judge what is missing, write it."""
 
-import time
 from collections.abc import Set
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from uapray import rows
+from uapray import __version__, rows
 from uapray.attack.projection import order
+from uapray.config import BLACK_BOX
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.curves import curve_of
 from uapray.data.images import ImageSet
+from uapray.keeper import Keeper
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.plan import TrialStep
+from uapray.remembering import RememberingPool
 from uapray.run import Run
 from uapray.store.results import Results
 from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered
@@ -120,20 +123,47 @@ def _found_again(results: Results, step: TrialStep, classifier: Classifier) -> t
 
 
 def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> tuple[Found, rows.Circumstances]:
-    """Search, and write the perturbation after how it was found."""
+    """Search, or go on with a search that was interrupted, and write the perturbation after how it was found."""
+    before = step.continued_from
+    begin_at = None if before is None else _found(run, arena, classifier, before)[0].perturbation
+    keeper = Keeper(run.results.objects, step.trial_id, _origin(run, classifier), run.save_every_s)
+    if step.search.rule in BLACK_BOX:
+        arena.clean(step.made_on)  # all trials share it, so that its answer belongs to none of them
+        pool = RememberingPool(arena.pool, keeper.before.answers)
+        keeper.remember(pool)
+        arena = replace(arena, pool=pool)
 
     def watch(snapshot: Snapshot) -> None:
         run.watcher.searching(step, snapshot)
+        keeper.watch(snapshot)
 
-    before = step.continued_from
-    begin_at = None if before is None else _found(run, arena, classifier, before)[0].perturbation
-    begun = time.monotonic()
-    found = find(arena, step.threat, step.search, seed=step.seed, source=step.made_on, begin_at=begin_at, watch=watch)
+    with keeper.keeping():
+        found = find(
+            arena,
+            step.threat,
+            step.search,
+            seed=step.seed,
+            source=step.made_on,
+            begin_at=begin_at,
+            so_far=keeper.before,
+            watch=watch,
+        )
     replicas = run.resources.replicas if run.resources.kind == "ray" else 1
-    ran = rows.Circumstances(time.monotonic() - begun, run.resources.device, replicas)
+    ran = rows.Circumstances(keeper.seconds, run.resources.device, replicas)
     if found.history:
         history = rows.history_rows(step.trial_id, found)
         run.results.write_rows("history", run.plan.grid.name, step.trial_id, history)
     metadata = rows.found_metadata(found, ran) | {"made_on": classifier.sha256}
     run.results.write_array(step.trial_id, found.perturbation, metadata)
+    keeper.forget()
     return found, ran
+
+
+def _origin(run: Run, classifier: Classifier) -> dict[str, str]:
+    """Return what a search can be continued under to the same bits."""
+    return {
+        "made_on": classifier.sha256,
+        "device": run.resources.device,
+        "uapray": __version__,
+        "torch": torch.__version__,
+    }
