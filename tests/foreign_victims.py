@@ -1,5 +1,10 @@
 """Classifiers for ``module:function``: one with no gradient, so that every search on it fails; one of brightness."""
 
+import contextlib
+import os
+import resource
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -24,3 +29,24 @@ class _Bright(nn.Module):
 def bright() -> nn.Module:
     """Return a classifier of brightness that takes images of any size."""
     return _Bright()
+
+
+class _Greedy(_Bright):
+    """Brightness; where the file is there, takes it away and then more memory than its process may have."""
+
+    def __init__(self, flag: str) -> None:
+        super().__init__()
+        self.flag = flag
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.flag)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+            torch.zeros(2**30)
+        return super().forward(pixels)
+
+
+def greedy(flag: str) -> nn.Module:
+    """Return a classifier of brightness that runs out of memory once, in the process that finds the file."""
+    return _Greedy(flag)

@@ -105,7 +105,7 @@ def test_a_store_that_breaks_ends_the_run_and_not_what_stands(tmp_path: Path, re
     store.unlink()
     aside.rename(store)
     missing = find_missing(planned, results)
-    assert [len(trials) for *_, trials in missing.groups] == [1]
+    assert [len(group.trials) for group in missing.groups] == [1]
     assert run_missing(Run(planned, results, LOCAL), missing).done == 1
 
 

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import math
 from typing import Any
 
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uapray.records import key_of
+from uapray.records import canonical_json, key_of
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -25,6 +27,14 @@ def reversed_everywhere(value: Any) -> Any:
 @given(descriptions)
 def test_the_order_of_entries_does_not_matter(description: dict[str, Any]) -> None:
     assert key_of("trial", reversed_everywhere(description)) == key_of("trial", description)
+
+
+@given(descriptions, values)
+def test_parts_may_be_canonical_already(description: dict[str, Any], part: Any) -> None:
+    whole = key_of("trial", {**description, "part": part})
+    assert key_of("trial", {**description, "part": canonical_json(part)}) == whole
+    text = json.dumps(["trial", {**description, "part": part}], sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest().startswith(whole)
 
 
 @given(descriptions)

@@ -200,6 +200,10 @@ class CountingPool:
     visits: list[tuple[tuple[int, ...], Visit]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
+    @property
+    def size(self) -> int:
+        return self.pool.size
+
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:

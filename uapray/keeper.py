@@ -1,7 +1,7 @@
 """Keeps a search under way in the store, so that whatever dies costs minutes and no bit."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -24,7 +24,14 @@ class Keeper:
         before: How far it had come when it was interrupted; nothing of it if it begins.
     """
 
-    def __init__(self, objects: Objects, trial_id: str, origin: Mapping[str, str], every_s: float) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        trial_id: str,
+        origin: Mapping[str, str],
+        every_s: float,
+        unkept: Callable[[], None] = lambda: None,
+    ) -> None:
         """Look for what an interrupted run has left.
 
         Args:
@@ -32,6 +39,7 @@ class Keeper:
             trial_id: Of the search.
             origin: What it may be continued under; what was kept under another origin is not used.
             every_s: Seconds between two writes.
+            unkept: Called when the store did not take a write.
 
         Raises:
             StoreError: If what was left is damaged, or the store does not answer.
@@ -44,6 +52,13 @@ class Keeper:
         self._begun = time.monotonic() - self.before.seconds
         self._written = time.monotonic()
         self._news = False
+        self._unkept = unkept
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Image-gradients and image-queries of the search, those before interruptions included."""
+        now = self._snapshot
+        return (0, 0) if now is None else (now.image_gradients, now.image_queries)
 
     @property
     def seconds(self) -> float:
@@ -59,8 +74,13 @@ class Keeper:
         self._snapshot, self._news = snapshot, True
         self._history.extend(snapshot.measured)
         if time.monotonic() - self._written >= self._every_s:
-            with suppress(StoreError):  # what is kept is a convenience: the results have to be written, this may fail
-                self.write()
+            self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        try:
+            self.write()
+        except StoreError:  # a convenience: the results have to be written, this may fail
+            self._unkept()
 
     def write(self) -> None:
         """Write how far the search has come."""
@@ -82,8 +102,7 @@ class Keeper:
             raise
         except BaseException:
             if self._news:
-                with suppress(StoreError):
-                    self.write()
+                self._try_to_write()
             raise
 
     def forget(self) -> None:

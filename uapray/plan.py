@@ -4,9 +4,9 @@ import hashlib
 import math
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -23,7 +23,7 @@ from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
 from uapray.pace import pace_of
-from uapray.records import key_of
+from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering, parse_rendering
 from uapray.rounds import how_many_starts
 from uapray.trial import class_index
@@ -148,7 +148,7 @@ class TrialStep:
         described = {
             "classifier": self.victim.key,
             "data": self.source.key,
-            "threat": self.threat.model_dump(mode="json"),
+            "threat": _plain(self.threat),
             "search": _identity(self.search, self.threat.norm),
             "seed": self.seed,
         }
@@ -268,8 +268,12 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
         _check_names("classifiers", [(victim.name, victim.key) for victim in named])
         for victim in named:
             victims.setdefault(victim.key, victim)
+            threats_of = {
+                (norm, target): [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
+                for norm, target in product(grid.norms, targets)
+            }
             for norm, target, search, seed in product(grid.norms, targets, grid.searches(), grid.seeds):
-                threats = [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
+                threats = threats_of[norm, target]
                 apart = [TrialStep(victims[victim.key], source, threat, search, seed, **judging) for threat in threats]
                 for trial in _as_curve(apart) if grid.curve else apart:
                     trials.setdefault(trial.trial_id, trial)
@@ -364,11 +368,17 @@ def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _identity(search: Search, norm: Norm) -> Mapping[str, Any]:
+@lru_cache
+def _plain(threat: Threat) -> CanonicalJson:
+    return canonical_json(threat.model_dump(mode="json"))
+
+
+@lru_cache
+def _identity(search: Search, norm: Norm) -> CanonicalJson:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
-        return {"rule": search.rule}
+        return canonical_json({"rule": search.rule})
     described = search.model_dump(mode="json", exclude={"refine_epochs"})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
-    return {**described, "step_size": search.first_step(norm), "budget": budget}
+    return canonical_json({**described, "step_size": search.first_step(norm), "budget": budget})

@@ -22,6 +22,11 @@ FORWARD_BATCH_SIZE = 32
 class ReplicaPool(Protocol):
     """Replicas of one model: LocalPool in this process, RayPool on a cluster. Threads may share a pool."""
 
+    @property
+    def size(self) -> int:
+        """How many replicas there are."""
+        ...
+
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:
@@ -49,6 +54,11 @@ class LocalPool:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._one_at_a_time = Lock()
+
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
 
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None

@@ -31,6 +31,11 @@ class RememberingPool:
         self._given: list[Logits] = []
 
     @property
+    def size(self) -> int:
+        """See ``ReplicaPool.size``."""
+        return self._pool.size
+
+    @property
     def answers(self) -> tuple[Logits, ...]:
         """All answers given so far, in order, and those still to be given again."""
         return (*self._given, *self._earlier)

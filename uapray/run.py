@@ -25,6 +25,8 @@ class Watcher:
     judged: Callable[[TrialStep, Judgement], None] = lambda _step, _judgement: None
     done: Callable[[TrialStep], None] = lambda _step: None
     failed: Callable[[str, str], None] = lambda _step, _message: None
+    spent: Callable[[int, int], None] = lambda _image_gradients, _image_queries: None
+    unkept: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

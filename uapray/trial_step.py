@@ -126,16 +126,22 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
     """Search, or go on with a search that was interrupted, and write the perturbation after how it was found."""
     before = step.continued_from
     begin_at = None if before is None else _found(run, arena, classifier, before)[0].perturbation
-    keeper = Keeper(run.results.objects, step.trial_id, _origin(run, classifier), run.save_every_s)
+    origin = _origin(run, classifier)
+    keeper = Keeper(run.results.objects, step.trial_id, origin, run.save_every_s, run.watcher.unkept)
     if step.search.rule in BLACK_BOX:
         arena.clean(step.made_on)  # all trials share it, so that its answer belongs to none of them
         pool = RememberingPool(arena.pool, keeper.before.answers)
         keeper.remember(pool)
         arena = replace(arena, pool=pool)
 
+    spent = keeper.spent
+
     def watch(snapshot: Snapshot) -> None:
+        nonlocal spent
         run.watcher.searching(step, snapshot)
         keeper.watch(snapshot)
+        run.watcher.spent(keeper.spent[0] - spent[0], keeper.spent[1] - spent[1])
+        spent = keeper.spent
 
     with keeper.keeping():
         found = find(
@@ -148,8 +154,7 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
             so_far=keeper.before,
             watch=watch,
         )
-    replicas = run.resources.replicas if run.resources.kind == "ray" else 1
-    ran = rows.Circumstances(keeper.seconds, run.resources.device, replicas)
+    ran = rows.Circumstances(keeper.seconds, run.resources.device, arena.pool.size)
     if found.history:
         history = rows.history_rows(step.trial_id, found)
         run.results.write_rows("history", run.plan.grid.name, step.trial_id, history)

@@ -46,11 +46,28 @@ def plan(
 def run(
     grid: GridFile,
     store: options.Store,
-    replicas: options.Replicas = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="Trials that share a classifier's replicas at once.")] = 2,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Model replicas of a classifier; a matter of speed alone. Default: all that there is room for.",
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials that share a classifier's replicas at once. Default: two a replica.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers of a training.")] = 1,
     cpus: options.Cpus = 1.0,
     gpus: options.Gpus = 0.0,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between two times that a search under way is kept in the store.")
+    ] = 120.0,
     address: options.Address = None,
 ) -> None:
     """Run what is missing of a grid. Safe to repeat and to interrupt: finished trials are never run again."""
@@ -68,7 +85,7 @@ def run(
         gpus=gpus,
         may_grow=may_grow(address),
     )
-    summary = run_with_progress(planned, results, resources, address)
+    summary = run_with_progress(planned, results, resources, address, save_every_s=save_every)
     typer.echo(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
     if summary.failed:
         typer.echo(f"why: uapray query --store {store} 'SELECT * FROM failures'", err=True)

@@ -20,7 +20,9 @@ from uapray.store.results import Results
 from uapray.trial import Judgement
 
 
-def run_with_progress(plan: Plan, results: Results, resources: Resources, address: str | None) -> Summary:
+def run_with_progress(
+    plan: Plan, results: Results, resources: Resources, address: str | None, *, save_every_s: float = 120.0
+) -> Summary:
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
     for source in {trial.source.key: trial.source for trial in plan.trials}.values():
         tell_shared_patients(source.data)
@@ -34,7 +36,7 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
     stop = threading.Event()
     lock = threading.Lock()
     finished = {trial.trial_id for trial in plan.trials}
-    finished -= {trial.trial_id for _, _, trials in missing.groups for trial in trials}
+    finished -= {trial.trial_id for group in missing.groups for trial in group.trials}
     with board() as progress, _starting(progress, session(address)), _stopping(stop):
 
         def to_train(victim: Victim) -> None:
@@ -78,7 +80,7 @@ def run_with_progress(plan: Plan, results: Results, resources: Resources, addres
                 progress.show(f"failed {step}", 1, 1, message[:120])
 
         watcher = Watcher(to_train, training, trained, searching, judging, judged, done, failed)
-        return run_missing(Run(plan, results, resources, watcher, stop), missing)
+        return run_missing(Run(plan, results, resources, watcher, stop, save_every_s), missing)
 
 
 @contextmanager

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.sequential import Ahead, Visit, Visiting
-from uapray.errors import ClusterError
+from uapray.errors import ClusterError, TrialError
 from uapray.on_ray.session import expect_room
+from uapray.on_ray.shared import SharedArray
 from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 
@@ -48,13 +50,13 @@ class RayPool:
     def __init__(
         self,
         module: nn.Module,
-        decks: Mapping[str, NDArray[np.uint8]],
+        decks: Mapping[str, SharedArray],
         *,
         replicas: int,
         cpus: float = 1.0,
         gpus: float = 0.0,
         timeout_s: float = 600.0,
-        max_deaths: int = 100,
+        max_deaths: int = 8,
         may_grow: bool = False,
         while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
@@ -62,12 +64,13 @@ class RayPool:
 
         Args:
             module: The classifier; sent to each replica once.
-            decks: Read-only uint8 images ``(n, h, w, c)`` by name; kept once a node, in the object store.
+            decks: Read-only uint8 images ``(n, h, w, c)`` by name, in the object store: kept once a node.
             replicas: How many; a matter of speed alone.
             cpus: Cores of one replica, which are also its threads.
             gpus: GPUs of one replica; a fraction shares one.
             timeout_s: A request that takes longer is given up, and its replica replaced.
-            max_deaths: Replicas that may die before the pool gives up.
+            max_deaths: Replicas that may die without an answer in between before the pool gives up, and replicas that
+                one request may take with it.
             may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
             while_waiting: Called twice a second until the first replica is up; it may raise to give up.
 
@@ -83,12 +86,14 @@ class RayPool:
             runtime_env={"env_vars": {**ALLOCATOR, **DETERMINISTIC, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
         )
         self._module = ray.put(module)
-        self._decks = {name: ray.put(images) for name, images in decks.items()}
+        self._decks = dict(decks)  # held as long as a replica may have to be replaced
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._timeout_s = timeout_s
         self._start_s = NEW_MACHINE_S if may_grow else timeout_s
-        self._deaths_left = max_deaths
+        self._max_deaths, self._deaths = max_deaths, 0  # those since the last answer
         self._turn = threading.Condition()
+        self._wanted = replicas
+        self.lost = self.dealt_again = 0  # replicas that died; requests that were dealt a second time
         self._load: dict[Any, int] = {}  # requests under way, by replica
         self._coming: dict[Any, Any] = {}  # replicas not up yet, by what tells that they are
         try:
@@ -133,6 +138,24 @@ class RayPool:
         with self._turn:
             return [*self._load, *self._coming.values()]
 
+    @property
+    def size(self) -> int:
+        """How many replicas there are to be."""
+        return self._wanted
+
+    @property
+    def busy(self) -> int:
+        """How many replicas have work now."""
+        with self._turn:
+            return sum(map(bool, self._load.values()))
+
+    def grow(self, replicas: int) -> None:
+        """Have that many replicas from now on, if they are more than there were; no answer changes by it."""
+        with self._turn:
+            for _ in range(replicas - self._wanted):
+                self._spawn()
+            self._wanted = max(self._wanted, replicas)
+
     def close(self) -> None:
         """End the replicas and free their resources."""
         with self._turn:
@@ -141,7 +164,8 @@ class RayPool:
             self._load, self._coming = {}, {}
 
     def _spawn(self) -> None:
-        replica = self._make.remote(self._module, list(self._decks), *self._decks.values(), **self._settings)
+        arrays = [deck.ref for deck in self._decks.values()]
+        replica = self._make.remote(self._module, list(self._decks), *arrays, **self._settings)
         self._coming[replica.__ray_ready__.remote()] = replica
 
     def _wait_for_first(self, while_waiting: Callable[[], None]) -> None:
@@ -163,6 +187,7 @@ class RayPool:
         answers: list[Any] = [None] * len(requests)
         waiting = deque(range(len(requests)))
         under_way: dict[Any, tuple[int, Any]] = {}
+        tries = Counter[int]()
         try:
             while waiting or under_way:
                 while waiting and (replica := self._take(wait=not under_way)) is not None:
@@ -175,10 +200,19 @@ class RayPool:
                     answers[index] = ray.get(answer, timeout=None if ready else 0)
                 except RayError as error:
                     cause = error.cause if isinstance(error, RayTaskError) else error
-                    if not isinstance(cause, RayError):  # what the replica itself raised, without Ray's traceback
-                        raise cause from error
+                    if not isinstance(cause, RayError) and not _out_of_memory(cause):
+                        raise cause from error  # what the replica itself raised, without Ray's traceback
                     waiting.appendleft(index)
+                    tries[index] += 1
+                    self.dealt_again += 1
                     self._replace(replica, cause)
+                    if tries[index] > self._max_deaths:
+                        raise TrialError(
+                            f"a request lost its replica {tries[index]} times; too little memory for its batch? "
+                            f"{_first_line(cause)}"
+                        ) from cause
+                else:
+                    self._deaths = 0
                 del under_way[answer]
                 self._give_back(replica)
         finally:
@@ -229,9 +263,12 @@ class RayPool:
 
     def _lose(self, replica: Any, error: Exception) -> None:
         self._turn.notify_all()
-        self._deaths_left -= 1
-        if self._deaths_left < 0:
-            raise ClusterError(f"too many replicas died; the last one: {_first_line(error)}") from error
+        self.lost += 1
+        self._deaths += 1
+        if self._deaths > self._max_deaths:
+            raise ClusterError(
+                f"{self._deaths} replicas died one after another; the last one: {_first_line(error)}"
+            ) from error
         log.warning("a replica was lost and is replaced: %s", _first_line(error))
         with contextlib.suppress(Exception):
             ray.kill(replica)
@@ -252,6 +289,13 @@ def _sendable(v: Tensor) -> Any:
     """Return what to pass: small arrays travel inside the call, large ones through the object store, once a node."""
     array = v.numpy()
     return ray.put(array) if array.nbytes > LARGE_BYTES else array
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether a replica had no memory left: a new one may have, where others share the machine or GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, on the CPU
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 """Notes of the runs that fill a store: what is under way, and what is still to do."""
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event, Lock, Thread
 
@@ -24,6 +25,13 @@ class RunNote:
         run: Its own name.
         to_do: Trials neither finished nor failed, those under way included.
         under_way: Trials under way.
+        done: Trials finished.
+        failed: Trials failed for good.
+        image_gradients: Of searches, since it began.
+        image_queries: Of searches, since it began.
+        store_errors: Times that the store did not take what was kept of a search.
+        seconds: Since it began.
+        replicas: What there was of replicas when it last looked, by the name of the metric.
         ended: Whether it came to an end, of whatever kind but a kill.
         at: When it said so, ISO 8601, UTC.
     """
@@ -34,10 +42,30 @@ class RunNote:
     under_way: int
     ended: bool
     at: str
+    done: int = 0
+    failed: int = 0
+    image_gradients: int = 0
+    image_queries: int = 0
+    store_errors: int = 0
+    seconds: float = 0.0
+    replicas: Mapping[str, float] = field(default_factory=dict)
 
     def running(self, now: datetime) -> bool:
         """Return whether the run goes on: it did not end, and was heard of lately."""
         return not self.ended and now - datetime.fromisoformat(self.at) < timedelta(seconds=3 * RENEWED_S)
+
+    def totals(self) -> dict[str, float]:
+        """Return what it says by the names of the metrics."""
+        return {
+            "uapray_image_gradients": self.image_gradients,
+            "uapray_image_queries": self.image_queries,
+            "uapray_trials_done": self.done,
+            "uapray_trials_failed": self.failed,
+            "uapray_trials_under_way": self.under_way,
+            "uapray_trials_to_do": self.to_do,
+            "uapray_store_errors": self.store_errors,
+            **self.replicas,
+        }
 
 
 class Noting:
@@ -46,6 +74,7 @@ class Noting:
     def __init__(self, objects: Objects, grid: str, to_do: int) -> None:
         self._objects, self._lock = objects, Lock()
         self._note = RunNote(grid, uuid.uuid4().hex[:12], to_do, 0, ended=False, at="")
+        self._begun = time.monotonic()
 
     def begun(self) -> None:
         """Count one trial more under way."""
@@ -55,12 +84,41 @@ class Noting:
     def done(self) -> None:
         """Count one trial less under way and to do."""
         with self._lock:
-            self._note = replace(self._note, under_way=self._note.under_way - 1, to_do=self._note.to_do - 1)
+            now = self._note
+            self._note = replace(now, under_way=now.under_way - 1, to_do=now.to_do - 1, done=now.done + 1)
+
+    def failed(self, trials: int, *, under_way: int = 0) -> None:
+        """Count trials that failed for good, some of which were under way."""
+        with self._lock:
+            now = self._note
+            left, failed = now.to_do - trials, now.failed + trials
+            self._note = replace(now, under_way=now.under_way - under_way, to_do=left, failed=failed)
+
+    def spent(self, image_gradients: int, image_queries: int) -> None:
+        """Count what searches have spent."""
+        with self._lock:
+            gradients, queries = self._note.image_gradients + image_gradients, self._note.image_queries + image_queries
+            self._note = replace(self._note, image_gradients=gradients, image_queries=queries)
+
+    def unkept(self) -> None:
+        """Count a write that the store did not take."""
+        with self._lock:
+            self._note = replace(self._note, store_errors=self._note.store_errors + 1)
+
+    def replicas(self, totals: Mapping[str, float]) -> None:
+        """Say what there is of replicas."""
+        with self._lock:
+            self._note = replace(self._note, replicas=dict(totals))
+
+    @property
+    def now(self) -> RunNote:
+        """What the note would say now."""
+        with self._lock:
+            return replace(self._note, seconds=time.monotonic() - self._begun)
 
     def write(self, *, ended: bool) -> None:
         """Put the note into the store. It is no result: where that fails, the run goes on."""
-        with self._lock:
-            note = replace(self._note, ended=ended, at=datetime.now(UTC).isoformat())
+        note = replace(self.now, ended=ended, at=datetime.now(UTC).isoformat())
         if ended:
             note = replace(note, under_way=0)
         with suppress(StoreError):

@@ -1,0 +1,266 @@
+"""The trials of a run that share a classifier and a data set: the classifier is had, replicas come, trials run."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Set
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Lock
+
+import numpy as np
+
+from uapray.data.dataset import ATTACKER
+from uapray.data.images import ImageSet
+from uapray.errors import ClusterError, DataError, StoppedError, UserError
+from uapray.models.card import Classifier, check_fits
+from uapray.models.scores import classifier_rows
+from uapray.models.weights import load_classifier, load_for, save_classifier
+from uapray.on_ray.pool import RayPool
+from uapray.plan import Source, TrialStep, Victim, chains
+from uapray.pool import ReplicaPool
+from uapray.resources import Held, open_pool
+from uapray.run import Run
+from uapray.shelf import Shelf
+from uapray.stoppable import StoppablePool
+from uapray.store.runs import Noting
+from uapray.train_step import initial_classifier, train_classifier
+from uapray.trial import Arena
+from uapray.trial_step import run_trial
+
+STOPPED = "stopped; what is finished stays, and the same command goes on from here"
+_THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Trials on the same classifier and the same images.
+
+    Attributes:
+        victim: The classifier.
+        source: The data set.
+        trials: Those that are missing.
+        standing: Table and key of the judgements that stand.
+    """
+
+    victim: Victim
+    source: Source
+    trials: tuple[TrialStep, ...]
+    standing: Set[tuple[str, str]]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are needed: to train on, to choose by, to judge on."""
+        return splits_of(self.source, self.trials[0].splits)
+
+
+@dataclass(slots=True)
+class Floor:
+    """The replicas of all groups that run now; threads share it.
+
+    Attributes:
+        pools: By group.
+        opening: Groups whose first replica is yet to come.
+        lost: Replicas lost by groups that have ended.
+        dealt_again: Requests dealt a second time by groups that have ended.
+    """
+
+    pools: list[RayPool] = field(default_factory=list)
+    opening: int = 0
+    lost: int = 0
+    dealt_again: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    @contextmanager
+    def entered(self) -> Iterator[Callable[[ReplicaPool], None]]:
+        """Count a group as opening until it says which replicas it has, and these until the block ends."""
+        mine: list[RayPool] = []
+        with self._lock:
+            self.opening += 1
+        waiting = [True]
+
+        def opened(pool: ReplicaPool) -> None:
+            with self._lock:
+                self.opening -= waiting.pop()
+                if isinstance(pool, RayPool):
+                    mine.append(pool)
+                    self.pools.append(pool)
+
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                self.opening -= sum(waiting)
+                for pool in mine:
+                    self.pools.remove(pool)
+                    self.lost, self.dealt_again = self.lost + pool.lost, self.dealt_again + pool.dealt_again
+
+    def totals(self) -> dict[str, float]:
+        """Return what the metrics say of replicas."""
+        with self._lock:
+            replicas, busy = (sum(getattr(pool, name) for pool in self.pools) for name in ("size", "busy"))
+            return {
+                "uapray_replicas": replicas,
+                "uapray_replicas_busy_share": busy / replicas if replicas else 0.0,
+                "uapray_replicas_lost": self.lost + sum(pool.lost for pool in self.pools),
+                "uapray_retries": self.dealt_again + sum(pool.dealt_again for pool in self.pools),
+            }
+
+    def grow(self, replicas: int) -> None:
+        """Let each group have that many replicas at least."""
+        with self._lock:
+            for pool in self.pools:
+                pool.grow(replicas)
+
+
+def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) -> int:
+    """Run the trials of a group; return how many failed.
+
+    Raises:
+        StoppedError: If the run was asked to stop.
+        ClusterError: If the replicas could not be kept alive.
+        StoreError: If the store failed.
+    """
+
+    def check() -> None:
+        if run.stop.is_set():
+            raise StoppedError(STOPPED)
+
+    with shelf.taken(group.source, group.splits) as held, floor.entered() as opened:
+        check()
+        try:
+            classifier = _obtain(run, group.victim, held, check)
+        except (UserError, ClusterError, StoppedError):
+            raise
+        except Exception as error:
+            _write_failure(run, group.victim.key, "train", error)
+            note.failed(len(group.trials))
+            return len(group.trials)
+        check_fits(classifier, held.images["train"])
+        needed = {*(trial.made_on for trial in group.trials), "train", *group.trials[0].splits}
+        decks = held.select(needed)
+        with open_pool(classifier, decks, run.resources, check) as pool:
+            opened(pool)
+            return _run_trials(run, Arena(StoppablePool(pool, check), decks.images), classifier, group, note)
+
+
+def splits_of(source: Source, judged: tuple[str, ...]) -> list[str]:
+    """Return the splits that a grid needs of a data set: to train on, to choose by, to judge on."""
+    return sorted({"train", *judged} | {"val", ATTACKER} & set(source.dealt.splits()))
+
+
+def sample_of(source: Source, judged: tuple[str, ...]) -> ImageSet:
+    """Decode all that a grid needs of a data set, and return two images that stand for it.
+
+    Raises:
+        DataError: If a picture is damaged or of another size than the others.
+    """
+    kept = {split: source.images(split) for split in splits_of(source, judged)}
+    sizes = {split: f"{images.size[0]}x{images.size[1]} px" for split, images in kept.items()}
+    if len(set(sizes.values())) > 1:
+        came = ", ".join(f"{split} {size}" for split, size in sizes.items())
+        raise DataError(f"{source.name}: expected splits of one size, got {came}; name a 'size' to bring them to")
+    return kept["train"].select(np.arange(min(2, len(kept["train"]))))
+
+
+def model_key(victim: Victim) -> str:
+    """Return where a trained classifier stands in the store."""
+    return f"models/{victim.key}.safetensors"
+
+
+def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
+    """Return the classifier as given, or the one that its training begins with.
+
+    Raises:
+        ClassifierError: If there is none, or it does not fit the images.
+    """
+    if victim.train is not None:
+        return initial_classifier(victim.train, sample)
+    assert victim.reference is not None
+    classifier = load_for(victim.reference, sample)
+    check_fits(classifier, sample)
+    return classifier
+
+
+def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> Classifier:
+    """Return the classifier: given, out of the store, or trained now and stored."""
+    sample = held.images["train"].select(np.arange(min(2, len(held.images["train"]))))
+    if victim.train is None:
+        return begin_with(victim, sample)
+    objects, key = run.results.objects, model_key(victim)
+    if objects.exists(key):
+        return load_classifier(f"{objects.uri}/{key}")
+    run.watcher.to_train(victim)
+    classifier, scores = train_classifier(
+        victim.train,
+        held.images,
+        begin_with(victim, sample),
+        run.resources,
+        lambda report: run.watcher.training(victim, report),
+        check,
+    )
+    if objects.exists(key):  # another run was faster; where training is not exact, all trials go by one classifier
+        return load_classifier(f"{objects.uri}/{key}")
+    for split, one in scores.items():
+        rows_of = classifier_rows(classifier, one, split=split)
+        run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.key}-{split}", rows_of)
+    save_classifier(classifier, f"{objects.uri}/{key}")
+    run.watcher.trained(victim, classifier)
+    return classifier
+
+
+def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, note: Noting) -> int:
+    """Run trials, some at a time and those of a curve one after another; return how many failed."""
+    failed = 0
+    waiting = deque(iter(chain) for chain in chains(group.trials))
+    with ThreadPoolExecutor(_THREADS) as threads:
+        under_way: dict[Future[None], tuple[TrialStep, Iterator[TrialStep]]] = {}
+        try:
+            while True:
+                while waiting and len(under_way) < min(_THREADS, run.resources.trials_at_once(arena.pool.size)):
+                    chain = waiting.popleft()
+                    if (step := next(chain, None)) is not None:
+                        begun = threads.submit(run_trial, run, arena, classifier, step, group.standing)
+                        under_way[begun] = (step, chain)
+                        note.begun()
+                if not under_way:
+                    return failed
+                for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    step, chain = under_way.pop(ended)
+                    waiting.appendleft(chain)
+                    try:
+                        ended.result()
+                    except (UserError, ClusterError, StoppedError):
+                        raise
+                    except Exception as error:
+                        failed += 1
+                        kind = "evaluate" if run.results.has_array(step.trial_id) else "perturb"
+                        _write_failure(run, step.trial_id, kind, error)
+                        note.failed(1, under_way=1)
+                    else:
+                        note.done()
+        except BaseException:
+            run.stop.set()
+            raise
+
+
+def _write_failure(run: Run, key: str, kind: str, error: Exception) -> None:
+    """Keep why a step failed; the attempt counts the failures of that step before."""
+    grid = run.plan.grid.name
+    attempt = 1 + sum(name.startswith(f"{key}-") for _, name in run.results.keys("failures"))
+    run.results.write_rows(
+        "failures",
+        grid,
+        f"{key}-{attempt}",
+        [
+            {
+                "trial_id": key,
+                "step": kind,
+                "error": type(error).__name__,
+                "message": str(error).strip() or type(error).__name__,
+                "attempt": attempt,
+                "at": datetime.now(UTC),
+            }
+        ],
+    )
+    run.watcher.failed(key, str(error))

@@ -1,0 +1,48 @@
+"""Decoded data sets of a run: each is decoded once, for all classifiers, and let go after the last of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+
+from uapray.plan import Source
+from uapray.resources import Held, Resources, hold
+
+
+@dataclass(slots=True)
+class _Place:
+    lock: Lock = field(default_factory=Lock)
+    held: Held | None = None
+
+
+class Shelf:
+    """Where the groups of a run, which threads may share, take their images from."""
+
+    def __init__(self, resources: Resources, wanted: Iterable[str]) -> None:
+        """Prepare for as many readers.
+
+        Args:
+            resources: Where replicas will want the images.
+            wanted: Key of the data set of each group.
+        """
+        self._resources = resources
+        self._left = Counter(wanted)
+        self._places = {key: _Place() for key in self._left}
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self, source: Source, splits: Iterable[str]) -> Iterator[Held]:
+        """Provide the splits of a data set inside the block; one group less wants it afterwards."""
+        place = self._places[source.key]
+        try:
+            with place.lock:
+                if place.held is None:
+                    place.held = hold({split: source.images(split) for split in splits}, self._resources)
+                held = place.held
+            yield held
+        finally:
+            with self._lock:
+                self._left[source.key] -= 1
+                if not self._left[source.key]:
+                    place.held = None
