@@ -97,8 +97,14 @@ def status(
     grid: Annotated[
         str | None, typer.Option(help="Grid file, to tell what is still to do.", show_default=False)
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to ask as well: auto, ray://host:port or host:port.", show_default=False),
+    ] = None,
 ) -> None:
     """Show what is done, running, failed and why, and to do, as of each grid's latest run.
+
+    All of it comes from the store; ``--address`` asks the cluster too.
 
     Example: uapray status --store results/ --grid jobs/chest_xray.yaml
     """
@@ -144,6 +150,28 @@ def status(
             for one in failed[:20]
         ]
         tables.show(f"failed, the latest {len(why)} of {len(failed)}", ["step key", "step", "why", "attempt"], why)
+    running_now = [
+        [
+            note.grid,
+            f"{note.replicas.get('uapray_replicas', 0):.0f}",
+            f"{note.replicas.get('uapray_replicas_busy_share', 0):.0%}",
+            f"{note.image_gradients / max(note.seconds, 1):,.0f}",
+            f"{note.replicas.get('uapray_replicas_lost', 0):.0f}",
+            str(note.store_errors),
+        ]
+        for note in notes.values()
+        if note.running(datetime.now(UTC))
+    ]
+    if running_now:
+        columns = ["grid", "replicas", "busy", "image-gradients/s", "replicas lost", "store errors"]
+        tables.show("running", columns, running_now)
+    if address is not None:
+        from uapray.on_ray.session import session, usage
+
+        with session(address):
+            used = usage()
+        rows_of = [[one.name, f"{one.used:g}", f"{one.held:g}"] for one in used]
+        tables.show(f"cluster {address}", ["resource", "in use", "held"], rows_of)
     if grid is not None:
         planned = load_plan(grid)
         left = planned.missing(planned.trials, standing_rows(results))

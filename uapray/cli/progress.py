@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINE_S = 10.0
+FINISHED_SHOWN = 8  # of thousands of trials a terminal shows those under way and the latest finished
 
 
 class Board(Protocol):
@@ -42,11 +44,16 @@ class _Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, Any] = {}
+        self._finished: deque[str] = deque()
 
     def show(self, name: str, done: float, total: float, note: str = "") -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note=note)
         self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+        if done >= total and name not in self._finished:
+            self._finished.append(name)
+            if len(self._finished) > FINISHED_SHOWN:
+                self._progress.remove_task(self._tasks.pop(self._finished.popleft()))
 
 
 class _Lines:
@@ -57,5 +64,7 @@ class _Lines:
         now = time.monotonic()
         if done >= total or now - self._last.get(name, -PLAIN_LINE_S) >= PLAIN_LINE_S:
             self._last[name] = now
+            if done >= total:
+                del self._last[name]
             share = done / total if total else 1.0
             print(f"{name}: {share:.0%} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201

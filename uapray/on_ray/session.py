@@ -67,6 +67,30 @@ def holdings() -> Holdings:
     return Holdings(nodes, held.get("CPU", 0.0), held.get("GPU", 0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One resource of a cluster: how much it holds, and how much is in use."""
+
+    name: str
+    used: float
+    held: float
+
+
+def usage() -> list[Usage]:
+    """Return nodes, cores, GPUs and object store memory (GB) of the connected cluster."""
+    held, free = ray.cluster_resources(), ray.available_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    rows = [Usage("nodes", nodes, nodes)]
+    for name, said, unit in (
+        ("CPU", "CPUs", 1.0),
+        ("GPU", "GPUs", 1.0),
+        ("object_store_memory", "object store GB", 1e9),
+    ):
+        if total := held.get(name, 0.0):
+            rows.append(Usage(said, round((total - free.get(name, 0.0)) / unit, 2), round(total / unit, 2)))
+    return rows
+
+
 def expect_room(what: str, count: int, *, cpus: float, gpus: float) -> None:
     """Refuse more processes than the connected cluster holds; they would be waited for without end.
 

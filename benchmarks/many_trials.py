@@ -1,0 +1,85 @@
+"""What a grid of many small trials costs beside the sum of its bare computation.
+
+    python benchmarks/many_trials.py [--trials 200] [--cores 2]
+
+Bare: the same searches and judgements one after another on one replica in this process, nothing stored, in seconds of
+computation. The grid: through Ray with a replica a core, every row and array in a local folder, in seconds of wall
+time times cores, from the moment that Ray is up. Printed is the ratio; 1.0 would be a grid that costs nothing.
+"""
+
+import argparse
+import tempfile
+import time
+
+import torch
+
+from uapray.experiment import find_missing, run_missing
+from uapray.grid import parse_grid
+from uapray.group import begin_with
+from uapray.on_ray.session import session
+from uapray.plan import Plan, plan_grid
+from uapray.resources import Resources, open_pool
+from uapray.run import Run
+from uapray.store.results import open_results
+from uapray.trial import Arena, class_index, find, judge
+
+GRID = """
+name: many
+data: [{{uri: "phantom:chest?images=600&size={size}"}}]
+classifiers: [{{architecture: small-cnn, initial_weights: random, recipe: {{base: quick, epochs: 1}}}}]
+rules: [{{rule: spgd, budget: {{max_epochs: {passes}}}}}]
+seeds: {seeds}
+control: false
+control_draws: 0
+renderings: []
+examples: 0
+"""
+
+
+def main() -> None:
+    """Run both, print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--passes", type=float, default=2.0)
+    parser.add_argument("--bare-trials", type=int, help="run so few of them bare, and count each for several")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+
+    text = GRID.format(size=asked.size, passes=asked.passes, seeds=list(range(asked.trials)))
+    plan = plan_grid(parse_grid(text, origin="many_trials"))
+    alone = plan_grid(parse_grid(text.replace(str(list(range(asked.trials))), "[1000000]"), origin="warm up"))
+    count = asked.bare_trials or asked.trials
+    bare = bare_seconds(plan, count) * asked.trials / count
+    resources = Resources(replicas=None)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, session("local", cpus=asked.cores):
+        started = time.monotonic() - begun
+        results = open_results(folder)
+        run_missing(Run(alone, results, resources), find_missing(alone, results))  # trains, and warms up
+        begun = time.monotonic()
+        run_missing(Run(plan, results, resources), find_missing(plan, results))
+        grid = (time.monotonic() - begun) * asked.cores
+    print(f"{asked.trials} trials of {plan.trials[0].image_gradients()} image-gradients, {asked.cores} cores")
+    print(f"bare computation {bare:8.1f} s, {bare / asked.trials:.2f} s a trial")
+    print(f"grid             {grid:8.1f} core-seconds (Ray started in {started:.1f} s before)")
+    print(f"ratio            {grid / bare:8.2f}")
+
+
+def bare_seconds(plan: Plan, count: int) -> float:
+    """Return the seconds of computation of some trials: search and judge, nothing else."""
+    source, victim = plan.trials[0].source, plan.trials[0].victim
+    images = {split: source.images(split) for split in ("train", "test")}
+    with open_pool(begin_with(victim, images["train"]), images, Resources("local")) as pool:
+        arena = Arena(pool, images)
+        arena.clean("test")
+        begun = time.process_time()
+        for step in plan.trials[:count]:
+            found = find(arena, step.threat, step.search, seed=step.seed)
+            judge(arena, "test", found.perturbation, target=class_index(images["test"].class_names, step.threat.target))
+        return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    main()
