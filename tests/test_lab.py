@@ -27,8 +27,10 @@ from uapray.store.results import open_results
 ROOT = Path(__file__).parent.parent
 LAB = ROOT / "cluster/lab/lab"
 US, HEAD, WORKERS = "10.77.0.1", "10.77.0.10", ["10.77.0.11", "10.77.0.12"]
+HOSTS = [HEAD, *WORKERS]
 TARGETS = {None, "CLEAR", "OPACITY", "EFFUSION"}
-JOIN_S = 300.0
+RAY_RUNS = "pgrep -x raylet"
+JOIN_S, WORKERS_END_S = 300.0, 180.0
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -126,14 +128,20 @@ def entered(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def client(server: S3Server) -> Any:
     variables = {"endpoint_url": server.endpoint, "region_name": "us-east-1"}
-    return boto3.client(
-        "s3", aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key, **variables
-    )
+    return boto3.client("s3", aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key, **variables)
 
 
 def job(seed: int) -> list[str]:
     """Return the words of the job on the images of a seed: a small one, with a replica for each host."""
-    return ["--small", "--data", f"s3://uapray/chest-{seed}.parquet", "--store", "s3://uapray/results", "--replicas", "3"]
+    return [
+        "--small",
+        "--data",
+        f"s3://uapray/chest-{seed}.parquet",
+        "--store",
+        "s3://uapray/results",
+        "--replicas",
+        "3",
+    ]
 
 
 def rows() -> list[dict[str, Any]]:
@@ -175,6 +183,10 @@ class TestFromSubmitToRows:
             assert requests.get(asked, timeout=30).status_code == 401
             assert requests.get(asked, timeout=30, headers={"Authorization": "Bearer wrong"}).status_code == 403
             assert requests.get(asked, timeout=30, headers={"Authorization": f"Bearer {token}"}).json() == []
+        inside = ["ray", "status", "--address", f"{HEAD}:6379"]
+        assert "3 local.cluster.node" in cluster.type(*inside)
+        said, _ = cluster.start(*inside, RAY_AUTH_TOKEN="wrong").communicate(timeout=120)
+        assert "AuthenticationError" in said
 
     def test_ray_submit_leaves_rows_in_s3(self, cluster: Laptop, s3: S3Server) -> None:
         said = cluster.type("ray", "submit", str(cluster.file), "jobs/chest_xray.py", "--", *job(0))
@@ -204,15 +216,26 @@ class TestFromSubmitToRows:
         inside += '[ ${#secret} = 32 ] && grep -rqF chest-0.parquet /tmp/ray && ! grep -rqF "$secret" /tmp/ray'
         assert s3.secret_key not in cluster.type("ray", "exec", str(cluster.file), inside)
 
+    def test_replicas_ran_on_all_hosts(self, cluster: Laptop) -> None:
+        assert {
+            host for host in HOSTS if on(cluster, host, "grep -rq actor_name:_Host /tmp/ray/session_*/logs")
+        } == set(HOSTS)
+
     def test_ray_down_ends_ray_on_all_hosts(self, cluster: Laptop) -> None:
-        assert raylets(cluster) == 3
+        """Of hosts that stay, Ray stops the head only; workers end when they have missed it for a minute."""
+        assert {host for host in HOSTS if on(cluster, host, RAY_RUNS)} == set(HOSTS)
         cluster.type("ray", "down", "--yes", str(cluster.file), RAY_UP_enable_autoscaler_v2="0")
-        assert raylets(cluster) == 0
+        assert not on(cluster, HEAD, RAY_RUNS)
+        end = time.monotonic() + WORKERS_END_S
+        while time.monotonic() < end and any(on(cluster, host, RAY_RUNS) for host in WORKERS):
+            time.sleep(2)
+        assert [host for host in HOSTS if on(cluster, host, RAY_RUNS)] == []
 
 
-def raylets(laptop: Laptop) -> int:
-    """Return on how many hosts Ray runs."""
-    key = ["-i", str(laptop.home / ".ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"]
-    command = ["ssh", *key, "-o", "UserKnownHostsFile=/dev/null"]
-    asked = [subprocess.run([*command, f"ubuntu@{host}", "pgrep -x raylet"]) for host in (HEAD, *WORKERS)]
-    return sum(one.returncode == 0 for one in asked)
+def on(laptop: Laptop, host: str, command: str) -> bool:
+    """Return whether a command succeeds on a host."""
+    key = ["-i", str(laptop.home / ".ssh/id_ed25519"), "-o", "UserKnownHostsFile=/dev/null"]
+    quiet = ["-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"]
+    done = subprocess.run(["ssh", *key, *quiet, f"ubuntu@{host}", command], capture_output=True)
+    assert done.returncode != 255, done.stderr
+    return done.returncode == 0
