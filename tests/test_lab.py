@@ -84,6 +84,8 @@ def laptop() -> Iterator[Laptop]:
         yield Laptop(folder, file)
     finally:
         subprocess.run([LAB, "down"], env=environment, check=True)
+        assert not folder.exists()
+        assert "uapray-host" not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
