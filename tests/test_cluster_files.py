@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -52,6 +54,11 @@ def policy() -> list[dict[str, Any]]:
 
 def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
+
+
+def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """Return the JSON schema of an object that has these properties and no others."""
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
 class TestLauncherFiles:
@@ -179,45 +186,74 @@ class TestRights:
         assert set(called) <= allowed
 
 
+# What KubeRay reads. Its own description (a CRD) is in no package registry, so what we may need of it stands here.
+TEXT = {"type": "string"}
+GROUP = {
+    "rayStartParams": {"type": "object", "additionalProperties": TEXT},
+    "template": {"type": "object"},
+}
+WORKERS = {
+    "groupName": TEXT,
+    "replicas": {"type": "integer"},
+    "minReplicas": {"type": "integer"},
+    "maxReplicas": {"type": "integer"},
+    "idleTimeoutSeconds": {"type": "integer"},
+    "numOfHosts": {"type": "integer"},
+}
+CLUSTER = {
+    "rayVersion": TEXT,
+    "authOptions": closed({"mode": {"enum": ["disabled", "token"]}}, "mode"),
+    "enableInTreeAutoscaling": {"type": "boolean"},
+    "autoscalerOptions": closed({"idleTimeoutSeconds": {"type": "integer"}, "upscalingMode": TEXT}),
+    "headGroupSpec": closed(GROUP, "rayStartParams", "template"),
+    "workerGroupSpecs": {"items": closed({**GROUP, **WORKERS}, "groupName", *GROUP, "minReplicas", "maxReplicas")},
+}
+JOB = {
+    "entrypoint": TEXT,
+    "backoffLimit": {"type": "integer"},
+    "activeDeadlineSeconds": {"type": "integer"},
+    "shutdownAfterJobFinishes": {"type": "boolean"},
+    "ttlSecondsAfterFinished": {"type": "integer"},
+    "rayClusterSpec": closed(CLUSTER, "headGroupSpec"),
+}
+KUBERAY = [
+    pytest.param("rayjob.yaml", "RayJob", closed(JOB, "entrypoint", "rayClusterSpec"), id="job"),
+    pytest.param("raycluster.yaml", "RayCluster", closed(CLUSTER, "headGroupSpec"), id="cluster"),
+]
+
+
 class TestKubernetes:
-    def job(self) -> dict[str, Any]:
-        made: dict[str, Any] = yaml.safe_load((ROOT / "cluster/rayjob.yaml").read_text())
+    def read(self, name: str) -> dict[str, Any]:
+        made: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / name).read_text())
         return made
 
-    def test_it_has_the_shape_of_a_ray_job(self) -> None:
-        job = self.job()
-        assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-        assert set(job["spec"]) == {
-            "entrypoint",
-            "backoffLimit",
-            "shutdownAfterJobFinishes",
-            "ttlSecondsAfterFinished",
-            "rayClusterSpec",
-        }
-        cluster = job["spec"]["rayClusterSpec"]
-        assert set(cluster) == {
-            "rayVersion",
-            "authOptions",
-            "enableInTreeAutoscaling",
-            "autoscalerOptions",
-            "headGroupSpec",
-            "workerGroupSpecs",
-        }
-        assert set(cluster["headGroupSpec"]) == {"rayStartParams", "template"}
-        (workers,) = cluster["workerGroupSpecs"]
-        assert set(workers) == {
-            "groupName",
-            "replicas",
-            "minReplicas",
-            "maxReplicas",
-            "rayStartParams",
-            "template",
-        }
-        for group in (cluster["headGroupSpec"], workers):
-            assert all(isinstance(value, str) for value in group["rayStartParams"].values())
-            (container,) = group["template"]["spec"]["containers"]
-            assert {"name", "image", "resources"} <= set(container)
-            assert all(isinstance(one["value"], str) for one in container.get("env", []))
+    def job(self) -> dict[str, Any]:
+        return self.read("rayjob.yaml")
+
+    @pytest.mark.parametrize(("name", "kind", "schema"), KUBERAY)
+    def test_it_has_the_shape_that_kuberay_reads(self, name: str, kind: str, schema: dict[str, Any]) -> None:
+        made = self.read(name)
+        assert set(made) == {"apiVersion", "kind", "metadata", "spec"}
+        assert (made["apiVersion"], made["kind"]) == ("ray.io/v1", kind)
+        jsonschema.validate(made["spec"], schema)
+
+    def test_the_shape_would_notice(self) -> None:
+        spec = self.job()["spec"]
+        spec["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 8
+        with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+            jsonschema.validate(spec, closed(JOB))
+
+    @pytest.mark.parametrize("group", ["head", "workers"])
+    def test_kubernetes_accepts_its_pods(self, group: str) -> None:
+        cluster = self.job()["spec"]["rayClusterSpec"]
+        template = {"head": cluster["headGroupSpec"], "workers": cluster["workerGroupSpecs"][0]}[group]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, **template}
+        kubernetes_validate.validate(pod, "1.31", strict=True)
+        with pytest.raises(kubernetes_validate.ValidationError, match="tolerate"):
+            kubernetes_validate.validate({**pod, "spec": {**pod["spec"], "tolerate": []}}, "1.31", strict=True)
+
+    def test_the_cluster_that_stays_is_that_of_the_job(self) -> None:
+        assert self.read("raycluster.yaml")["spec"] == self.job()["spec"]["rayClusterSpec"]
 
     def test_it_is_closed_cleans_up_and_grows_from_zero(self) -> None:
         spec = self.job()["spec"]
@@ -231,7 +267,8 @@ class TestKubernetes:
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
         (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
         assert {one["name"]: int(one["value"]) for one in head["env"]} == HEALTH_CHECKS
-        assert not SECRET.search((ROOT / "cluster/rayjob.yaml").read_text().split("apiVersion", 1)[1])
+        for name in ("rayjob.yaml", "raycluster.yaml"):
+            assert not SECRET.search((ROOT / "cluster" / name).read_text().split("apiVersion", 1)[1])
 
     def test_its_command_is_one_that_the_job_takes(self) -> None:
         python, script, *words = shlex.split(self.job()["spec"]["entrypoint"])
@@ -267,9 +304,10 @@ class TestVersions:
         assert re.search(r"pip install .*--constraint \S*versions\.txt", path.read_text())
 
 
-@pytest.mark.parametrize(
-    "name", ["scripts/check", "scripts/demo", "scripts/nightly", "scripts/setup", "scripts/test", ".ci/run"]
-)
+SCRIPTS = [f"scripts/{name}" for name in ("check", "demo", "nightly", "setup", "test")]
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, ".ci/run", "cluster/lab/lab", "cluster/lab/host"])
 def test_a_script_is_bash_and_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
     assert (ROOT / name).read_text().startswith("#!/usr/bin/env bash\n")
