@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects.local import LocalObjects, os_errors
-from uapray.objects.protocol import READ_THREADS, Objects
+from uapray.objects.protocol import READ_THREADS, Objects, keeps_first
 from uapray.objects.s3 import S3Objects
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_uri",
     "exists_uri",
     "expand_uri",
+    "keeps_first",
     "open_objects",
     "read_all",
     "read_uri",

@@ -27,6 +27,10 @@ class Held:
             raise NotFoundError(f"{self.uri}/{key}: not there")
         return self.bodies[key]
 
+    def read_end(self, key: str, size: int) -> bytes:
+        """Return the last bytes of the object."""
+        return self.read(key)[-size:] if size else b""
+
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with ``prefix``, sorted."""
         return sorted(key for key in self.bodies if key.startswith(prefix))
@@ -36,6 +40,10 @@ class Held:
         return key in self.bodies
 
     def write(self, key: str, body: bytes) -> None:
+        """Refuse."""
+        raise StoreError(f"{self.uri}/{key}: {len(body)} bytes not written, this is a copy for reading")
+
+    def write_once(self, key: str, body: bytes) -> bool:
         """Refuse."""
         raise StoreError(f"{self.uri}/{key}: {len(body)} bytes not written, this is a copy for reading")
 
