@@ -15,6 +15,7 @@ from uapray.objects.protocol import READ_THREADS, Objects, keeps_first
 from uapray.objects.s3 import S3Objects
 
 __all__ = [
+    "READ_THREADS",
     "LocalObjects",
     "Objects",
     "S3Objects",
