@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PART_BYTES = 16 * 2**20
+READ_TIMEOUT_S = 30
 _ATTEMPTS = 6  # with botocore's backoff up to half a minute; AWS_MAX_ATTEMPTS or the profile may say otherwise
 _READ_PAUSES_S = (0.2, 1.0)
 _CLIENT_LOCK = threading.Lock()
@@ -205,7 +206,7 @@ def _client_of(_process: int, _settings: int) -> "S3Client":
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=5,
-            read_timeout=30,
+            read_timeout=READ_TIMEOUT_S,
             max_pool_connections=2 * READ_THREADS,
         )
         client = session.client("s3", config=config)
