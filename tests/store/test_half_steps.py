@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from steps import finish
@@ -102,6 +103,16 @@ def test_a_reader_beside_a_writer_sees_no_half(place: str) -> None:
     for trials, flows, images in [*seen, _seen(results)]:
         assert flows == images == sorted(trials * 2)
     assert len(_seen(results)[0]) == 15
+
+
+def test_other_readers_leave_out_unfinished_steps_by_a_semi_join(tmp_path: Path) -> None:
+    results = open_results(str(tmp_path))
+    for key in ("done", "killed"):
+        results.write_rows("images", "g", key, [blank("images", trial_id=key)])
+    results.write_rows("trials", "g", "done", [blank("trials", trial_id="done")])
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    sql = page.partition("```sql\n")[2].partition("```")[0].replace("<store>", str(tmp_path))
+    assert [row[0] for row in duckdb.sql(sql).fetchall()] == ["done"]
 
 
 def _seen(results: Results) -> list[list[str]]:

@@ -27,6 +27,7 @@ __all__ = [
     "read_all",
     "read_uri",
     "write_uri",
+    "write_uri_once",
 ]
 
 
@@ -61,6 +62,12 @@ def write_uri(uri: str, body: bytes) -> None:
     """Write one file or object, whole or not at all; missing folders are made."""
     objects, key = _parent(uri)
     objects.write(key, body)
+
+
+def write_uri_once(uri: str, body: bytes) -> bool:
+    """Write one file or object if none is there; return whether ``body`` stands there now (`Objects.write_once`)."""
+    objects, key = _parent(uri)
+    return objects.write_once(key, body)
 
 
 def check_uri(uri: str) -> None:
