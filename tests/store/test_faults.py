@@ -140,6 +140,21 @@ def test_a_conflict_is_asked_again(on_seaweedfs: S3Server, bucket: str) -> None:
     assert traffic.seen["conflict"] == 2
 
 
+def test_what_is_deleted_while_it_is_compared_is_written(on_seaweedfs: S3Server, bucket: str) -> None:
+    objects = S3Objects(bucket)
+    objects.write("a", b"first")
+
+    def delete_before_it_is_read(request: Request) -> Fault:
+        if request.method == "GET" and request.attempt == 0:
+            objects.delete("a")
+        return "none"
+
+    with through(on_seaweedfs, delete_before_it_is_read) as traffic:
+        assert objects.write_once("a", b"second")
+    assert [traffic.asked[method, f"/{bucket}/a"] for method in ("PUT", "GET", "DELETE")] == [2, 1, 1]
+    assert objects.read("a") == b"second"
+
+
 @pytest.mark.parametrize("fault", ["conditions refused", "conditions ignored"])
 def test_servers_without_conditions_keep_the_last(on_moto: S3Server, fault: Fault) -> None:
     on_moto.make_bucket(bucket := f"uapray-{uuid.uuid4().hex[:12]}")

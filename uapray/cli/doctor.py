@@ -78,7 +78,7 @@ def _store(uri: str) -> str:
     begun = time.monotonic()
     results.objects.check()
     took = f"written, read and deleted in {time.monotonic() - begun:.2f} s"
-    of_two = "first" if keeps_first(results.objects) else "last (no conditional PUT; harmless, for both are equal)"
+    of_two = "first" if keeps_first(results.objects) else "last (no conditional PUT)"
     return (
         f"{took}; of two that write one step at once, the {of_two} stays; {len(results.keys('trials'))} rows of trials"
     )

@@ -60,7 +60,10 @@ class LocalObjects:
             try:
                 os.link(draft, path)
             except FileExistsError:
-                return path.read_bytes() == body
+                try:
+                    return path.read_bytes() == body
+                except FileNotFoundError:  # deleted just now
+                    return self.write_once(key, body)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise

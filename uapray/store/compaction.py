@@ -29,7 +29,7 @@ from uapray.store.holding import (
     shares,
     until_settled,
 )
-from uapray.store.schema import TABLES
+from uapray.store.schema import PARTS, TABLES
 
 TARGET_BYTES = 128 * 2**20
 _READ_AT_ONCE = 256
@@ -91,7 +91,7 @@ def _fold_once(objects: Objects, table: str, grid: str | None, target_bytes: int
 
 
 def _finished(objects: Objects, table: str, grid: str | None) -> Finished:
-    return finished(objects, [table], holdings(objects, "trials", grid))
+    return finished(objects, [table], holdings(objects, "trials", grid) if table in PARTS else [])
 
 
 def _groups(ones: Sequence[Holding], needed: set[str], has: Callable[[str, str], bool]) -> Iterator[list[Share]]:
