@@ -10,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -258,6 +260,48 @@ def test_readers_and_writers_go_on(place: str) -> None:
         thread.join()
     assert results.rows("trials", "later").num_rows == 10
     assert results.rows("flows", "later").num_rows == 20
+
+
+@dataclass
+class Mortal:
+    """Objects of a store, until so many acts are done."""
+
+    objects: Objects
+    acts: int
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.objects, name)
+        if not callable(found):
+            return found
+        self.acts -= 1
+        if self.acts < 0:
+            raise Dead
+        return found
+
+
+class Dead(Exception):
+    pass
+
+
+def test_a_compaction_that_ends_after_any_act_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    whole = open_results(str(tmp_path / "whole"))
+    for number in range(4):
+        write_step(whole, "g", str(number))
+    before = content(whole)
+    for acts in range(1000):
+        place = tmp_path / str(acts)
+        shutil.copytree(tmp_path / "whole", place)
+        results = open_results(str(place))
+        try:
+            list(compact(Mortal(results.objects, acts)))
+        except Dead:
+            assert content(results) == before, f"after {acts} acts"
+            list(compact(results.objects))
+            assert content(results) == before
+            assert len(rows_files(results.objects)) == len(READ)
+        else:
+            break
+    assert acts > 50, "lists, reads, writes and deletions of four tables"
 
 
 def kill_while_compacting(place: str, steps: int, kills: int) -> int:
