@@ -19,8 +19,7 @@ class Judged(Shop):
     """Adds the rows of single images."""
 
     def judged(self, trial_id: str, *, first_id: int = 0, split: str = "test", **changed: Any) -> np.ndarray[Any, Any]:
-        row = self.add(trial_id=trial_id, split=split, extras=False, **changed)
-        outcome = outcome_of(100 * self.number + row["seed"], 0.5, IMAGES, 2)
+        outcome = outcome_of(100 * (self.number + 1) + changed.get("seed", 0), 0.5, IMAGES, 2)
         rows = [
             {
                 "trial_id": trial_id,
@@ -35,6 +34,7 @@ class Judged(Shop):
             )
         ]
         self.results.write_rows("images", self.grid, f"{trial_id}-{split}", rows)
+        self.add(trial_id=trial_id, split=split, extras=False, **changed)
         fooled: np.ndarray[Any, Any] = outcome.clean != outcome.perturbed
         return fooled
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from steps import finish
 
 from uapray.errors import QueryError, StoreError
 from uapray.query import format_table, query
@@ -33,6 +34,7 @@ def results(tmp_path: Path) -> Results:
     for number in range(6):
         rows = [{**FLOW, "trial_id": f"t{number}", "images": number}, {**FLOW, "images": 10}]
         results.write_rows("flows", f"{number % 2}", f"key{number}", rows)
+        finish(results, f"{number % 2}", f"key{number}")
     results.write_rows("failures", "g", "key", [FAILURE])
     return results
 
@@ -87,6 +89,7 @@ def test_describe_and_summarize(results: Results) -> None:
 
 def test_only_the_tables_that_are_named_are_read(results: Results) -> None:
     results.objects.write("images/grid=g/bad.parquet", b"damaged")
+    finish(results, "g", "bad")
     query(results, "SELECT images FROM flows")
     query(results, "DESCRIBE flows")
     query(results, "SHOW TABLES")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from steps import finish
 
 from uapray.errors import StoreError
 from uapray.measures import Outcome
@@ -120,9 +121,9 @@ class Shop:
             "finished_at": datetime(2025, 3, 4, 5, 6, tzinfo=UTC),
         } | changed
         key = f"{row['trial_id']}-{split}"
-        self.results.write_rows("trials", self.grid, key, [row])
         if extras:
             self._add_extras(row, outcome)
+        self.results.write_rows("trials", self.grid, key, [row])
         return row
 
     def _add_extras(self, row: dict[str, Any], outcome: Outcome) -> None:
@@ -329,6 +330,7 @@ def test_flows_without_names_are_numbered(shop: Shop) -> None:
     way = {"trial_id": row["trial_id"], "split": "test", "label": 1, "clean_prediction": 1, "images": 3}
     ways = [way | {"perturbed_prediction": 0}, way | {"perturbed_prediction": 1, "images": 1}]
     shop.results.write_rows("flows", shop.grid, "key", ways)
+    finish(shop.results, shop.grid, "key")
     (flow,) = flows.flows(shop.results, None)
     assert flow.names == ("class 0", "class 1")
     assert [(one.name, one.images, one.shares, one.stay) for one in flow.rows] == [("class 1", 4, (0.75, 0.25), 1)]
@@ -343,6 +345,7 @@ def test_flows_of_many_classes_are_folded(shop: Shop) -> None:
         for clean in range(40)
     ]
     shop.results.write_rows("flows", shop.grid, "key", ways)
+    finish(shop.results, shop.grid, "key")
     (flow,) = flows.flows(shop.results, None)
     assert len(flow.names) == flows.MAX_CLASSES
     assert flow.names[-1] == "29 others"

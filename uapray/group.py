@@ -15,7 +15,7 @@ from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, StoppedError, UserError
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import classifier_rows
-from uapray.models.weights import load_classifier, load_for, save_classifier
+from uapray.models.weights import load_classifier, load_for, save_classifier_once
 from uapray.on_ray.pool import RayPool
 from uapray.plan import Source, TrialStep, Victim, chains
 from uapray.pool import ReplicaPool
@@ -204,7 +204,8 @@ def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> 
     for split, one in scores.items():
         rows_of = classifier_rows(classifier, one, split=split)
         run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.key}-{split}", rows_of)
-    save_classifier(classifier, f"{objects.uri}/{key}")
+    if not save_classifier_once(classifier, f"{objects.uri}/{key}"):
+        return load_classifier(f"{objects.uri}/{key}")
     run.watcher.trained(victim, classifier)
     return classifier
 

@@ -49,8 +49,8 @@ def query(results: Results, sql: str) -> pa.Table:
         try:
             _expect_reading(connection, sql)
             connection.sql(sql)  # binds against empty tables, so that a mistake costs no reading
-            for table in _named(sql):
-                connection.register(table, results.dataset(table))
+            for table, rows in results.datasets(_named(sql)).items():
+                connection.register(table, rows)
             return _tidy(connection.sql(sql).to_arrow_table())
         except duckdb.Error as error:
             raise QueryError(_explain(str(error), sql)) from error

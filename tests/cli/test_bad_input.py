@@ -16,6 +16,7 @@ from s3_server import S3Server
 
 from uapray import cli
 from uapray.data.dataset import open_data
+from uapray.store.results import open_results
 
 Said = Callable[..., str]
 
@@ -215,6 +216,22 @@ def test_a_grid_that_is_not_there(tmp_path: Path, refused: Said) -> None:
 def test_a_model_that_is_not_there_and_an_output_of_another_kind(tmp_path: Path, refused: Said, data: Path) -> None:
     assert "no.such" in refused("perturb", "--model", "no.such:function", "--data", data, "--out", "v.safetensors")
     assert "v.npy" in refused("perturb", "--model", "no.such:function", "--data", data, "--out", "v.npy")
+
+
+def test_compacting_what_is_not_there(
+    tmp_path: Path, refused: Said, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = open_results(str(tmp_path / "store"))
+    results.write_rows("failures", "mine", "key", [])
+    assert "no grid 'none'; there are: mine" in refused("compact", "--store", tmp_path / "store", "--grid", "none")
+    (tmp_path / "file").write_text("")
+    assert "found a file" in refused("compact", "--store", tmp_path / "file")
+    monkeypatch.setattr("sys.argv", ["uapray", "compact", "--store", str(tmp_path / "empty")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "no results yet" in capsys.readouterr().out
+    assert not (tmp_path / "empty").exists()
 
 
 def test_sql_that_writes(tmp_path: Path, refused: Said) -> None:

@@ -14,7 +14,7 @@ from uapray import cli
 VERBS = [
     ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"], ["curve"],
     ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
-    ["report"], ["doctor"],
+    ["report"], ["compact"], ["doctor"],
 ]  # fmt: skip
 
 
@@ -198,10 +198,19 @@ def test_train_grid_status_query_report(
     assert run(monkeypatch, "query", "--store", store, made, "--format", "json") == 0
     pair = [row["trial_id"][:8] for row in json.loads(capfdbinary.readouterr().out)]
     assert run(monkeypatch, "compare", "--store", store, *pair) == 0
-    said = capfdbinary.readouterr().out
-    assert b"McNemar" in said
-    assert b"difference" in said
+    compared = capfdbinary.readouterr().out
+    assert b"McNemar" in compared
+    assert b"difference" in compared
     assert run(monkeypatch, "report", "--store", store, "--out", tmp_path / "r.html") == 0
     assert "tiny-cnn" in (tmp_path / "r.html").read_text()
     assert run(monkeypatch, "doctor", "--store", store) == 0
-    assert b"FAILS" not in capfdbinary.readouterr().out
+    said = capfdbinary.readouterr().out
+    assert b"FAILS" not in said
+    assert b"first" in said, "of two that write one step at once"
+    assert run(monkeypatch, "compact", "--store", store) == 0
+    assert "trials" in capfdbinary.readouterr().out.decode()
+    assert len(list((store / "trials").rglob("*.parquet"))) == 1
+    assert run(monkeypatch, "grid", "run", grid, "--store", store) == 0
+    assert b"0 trials done, 2 stood already" in capfdbinary.readouterr().out
+    assert run(monkeypatch, "compare", "--store", store, *pair) == 0
+    assert capfdbinary.readouterr().out == compared

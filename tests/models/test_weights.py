@@ -15,7 +15,7 @@ from torch import nn
 from uapray.errors import ClassifierError, NotFoundError
 from uapray.models.card import Card, Classifier
 from uapray.models.tensors import decode_weights, encode_weights, hash_tensors
-from uapray.models.weights import load_classifier, make_classifier, save_classifier, wrap_module
+from uapray.models.weights import load_classifier, make_classifier, save_classifier, save_classifier_once, wrap_module
 from uapray.models.zoo import build
 
 
@@ -215,3 +215,14 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: pathlib.Path, value: 
     (tmp_path / "x.safetensors").write_bytes(safetensors.torch.save({"w": torch.tensor([0.0, value])}))
     with pytest.raises(ClassifierError, match="expected finite weights, got NaN or infinity in w"):
         load_classifier(str(tmp_path / "x.safetensors"))
+
+
+def test_of_two_trainings_that_race_the_first_classifier_stays(classifier: Classifier, tmp_path: pathlib.Path) -> None:
+    uri = str(tmp_path / "x.safetensors")
+    other = make_classifier(build("tiny-cnn", classes=2, channels=1, size=(32, 40), seed=5), classifier.card)
+    other = Classifier(other.module, other.card.model_copy(update={"seed": 5}), other.sha256)
+    assert save_classifier_once(classifier, uri)
+    assert not save_classifier_once(other, uri)
+    assert save_classifier_once(classifier, uri), "it stands"
+    assert load_classifier(uri).sha256 == classifier.sha256 != other.sha256
+    assert json.loads((tmp_path / "x.card.json").read_text())["seed"] == classifier.card.seed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from uapray.errors import NotFoundError, StoreError
-from uapray.objects import Objects, exists_uri, expand_uri, open_objects, read_all, read_uri, write_uri
+from uapray.objects import Objects, exists_uri, expand_uri, keeps_first, open_objects, read_all, read_uri, write_uri
 
 ODD = [
     *(
@@ -54,10 +54,49 @@ def test_empty_body(objects: Objects) -> None:
     assert objects.keys() == ["empty"]
 
 
-def test_large_body(objects: Objects) -> None:
-    body = bytes(range(256)) * (8 * 2**20 // 256)
+@pytest.mark.parametrize("mebibytes", [8, 40])  # of S3, one PUT and three parts
+def test_large_body(objects: Objects, mebibytes: int) -> None:
+    body = bytes(range(256)) * (mebibytes * 2**20 // 256)
     objects.write("large", body)
     assert objects.read("large") == body
+
+
+def test_the_first_of_two_that_write_once_stays(objects: Objects) -> None:
+    assert objects.write_once("a/b", b"first")
+    assert not objects.write_once("a/b", b"second")
+    assert objects.write_once("a/b", b"first"), "the same bytes stand there"
+    assert objects.read("a/b") == b"first"
+    assert objects.keys() == ["a/b"]
+    objects.write("a/b", b"replaced")
+    assert not objects.write_once("a/b", b"first")
+    objects.delete("a/b")
+    assert objects.write_once("a/b", b"")
+    assert objects.read("a/b") == b""
+
+
+def test_one_of_many_that_write_once_wins(objects: Objects) -> None:
+    bodies = [bytes([number]) * 5_000 for number in range(8)]
+    for name in ("one", "two"):
+        with ThreadPoolExecutor(8) as threads:
+            won = list(threads.map(lambda body, name=name: objects.write_once(name, body), bodies))
+        assert [body for body, has in zip(bodies, won, strict=True) if has] == [objects.read(name)]
+    assert objects.keys() == ["one", "two"]
+
+
+def test_every_store_here_keeps_the_first(objects: Objects) -> None:
+    assert keeps_first(objects)
+    assert objects.keys() == []
+
+
+def test_the_end_of_an_object(objects: Objects) -> None:
+    objects.write("a", b"0123456789")
+    objects.write("empty", b"")
+    assert [objects.read_end("a", size) for size in (0, 1, 4, 10, 99)] == [
+        *(b"", b"9", b"6789", b"0123456789", b"0123456789"),
+    ]
+    assert objects.read_end("empty", 5) == b""
+    with pytest.raises(NotFoundError, match="gone"):
+        objects.read_end("gone", 5)
 
 
 def test_missing(objects: Objects) -> None:
@@ -113,7 +152,10 @@ def test_odd_names(objects: Objects) -> None:
 
 def test_keys_that_no_store_takes(objects: Objects) -> None:
     for key in ("", "/a", "a/", "a//b", "..", "../a", "a/../b", "./a", "a\nb", "a\0b", "a\\b"):
-        for act in (objects.read, objects.exists, objects.delete, lambda k: objects.write(k, b"x")):
+        for act in (
+            *(objects.read, objects.exists, objects.delete, lambda k: objects.write(k, b"x")),
+            *(lambda k: objects.write_once(k, b"x"), lambda k: objects.read_end(k, 1)),
+        ):
             with pytest.raises(StoreError, match="key"):
                 act(key)
     assert objects.keys() == []

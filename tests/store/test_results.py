@@ -18,11 +18,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from steps import finish
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects import open_objects
 from uapray.store.results import Results, open_results
-from uapray.store.schema import TABLES, with_grid
+from uapray.store.schema import SCHEMA_VERSION, TABLES, with_grid
 
 FLOW = {
     "trial_id": "t",
@@ -71,6 +72,8 @@ def test_rows_come_back(tmp_path_factory: pytest.TempPathFactory, table: str, da
     results = open_results(str(tmp_path_factory.mktemp("store")))
     grid, rows = data.draw(names), data.draw(rows_of(TABLES[table]))
     results.write_rows(table, grid, "key", rows)
+    if table != "trials":
+        finish(results, grid, "key")
     came = results.rows(table)
     assert came.schema.equals(with_grid(TABLES[table]), check_metadata=True)
     assert came.to_pylist() == [{**row, "grid": grid} for row in rows]
@@ -95,7 +98,7 @@ def test_perturbations_come_back(
     assert results.read_array_metadata("trial") == metadata
     path = Path(results.objects.uri, "perturbations", "trial.safetensors")
     with safetensors.safe_open(path, framework="np") as file:
-        assert (file.metadata() or {}) == metadata
+        assert file.metadata() == {**metadata, "uapray_schema": SCHEMA_VERSION}
         assert list(file.keys()) == ["perturbation"]
 
 
@@ -131,6 +134,7 @@ def test_on_every_store(place: str) -> None:
     for number in range(3):
         results.write_rows("flows", f"grid {number % 2}", f"key{number}", [{**FLOW, "images": number}] * 2)
         results.write_array(f"trial{number}", np.full((1, 2, 2), number, np.float32), {"number": str(number)})
+        finish(results, f"grid {number % 2}", f"key{number}")
     assert results.keys("flows") == {("grid 0", "key0"), ("grid 1", "key1"), ("grid 0", "key2")}
     assert results.rows("flows").column("images").to_pylist() == [0, 0, 2, 2, 1, 1]
     assert results.rows("flows", "grid 1").column("grid").to_pylist() == ["grid 1"] * 2
@@ -139,7 +143,7 @@ def test_on_every_store(place: str) -> None:
     assert not results.has_array("trial9")
     assert pickle.loads(pickle.dumps(results)).keys("flows") == results.keys("flows")
     for table, schema in TABLES.items():
-        if table != "flows":
+        if table not in ("flows", "trials"):
             empty = results.rows(table)
             assert empty.num_rows == 0
             assert empty.schema.equals(with_grid(schema), check_metadata=True)
@@ -148,6 +152,7 @@ def test_on_every_store(place: str) -> None:
 def test_a_step_written_twice_is_there_once(results: Results) -> None:
     for _ in range(2):
         results.write_rows("flows", "g", "key", [FLOW])
+    finish(results, "g", "key")
     assert results.rows("flows").num_rows == 1
 
 
@@ -160,6 +165,7 @@ def test_columns_that_may_be_null_can_be_left_out(results: Results) -> None:
 
 def test_no_rows_is_a_step_that_is_done(results: Results) -> None:
     results.write_rows("flows", "g", "key", [])
+    finish(results, "g", "key")
     assert results.keys("flows") == {("g", "key")}
     assert results.rows("flows").num_rows == 0
 
@@ -190,9 +196,11 @@ def test_names_that_do_not_fit(results: Results) -> None:
             act("trails")
     with pytest.raises(StoreError, match="empty"):
         results.write_rows("flows", "", "key", [])
-    results.write_rows("flows", "../../up", "../key", [FLOW])  # stays inside
-    assert results.keys("flows") == {("../../up", "../key")}
-    assert results.objects.keys() == ["flows/grid=..%2F..%2Fup/..%2Fkey.parquet"]
+    results.write_rows("history", "../../up", "../key", [measurement()])  # stays inside
+    assert results.keys("history") == {("../../up", "../key")}
+    assert results.objects.keys() == ["history/grid=..%2F..%2Fup/..%2Fkey.parquet"]
+    with pytest.raises(StoreError, match="compacted-"):
+        results.write_rows("history", "g", "compacted-1", [])
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
@@ -200,6 +208,7 @@ def test_a_damaged_object_is_named(results: Results, keep: int) -> None:
     results.write_rows("flows", "g", "good", [FLOW])
     body = results.objects.read("flows/grid=g/good.parquet")
     results.objects.write("flows/grid=g/bad.parquet", body[:keep])
+    finish(results, "g", "good", "bad")
     with pytest.raises(StoreError, match=r"grid=g/bad\.parquet: damaged"):
         results.rows("flows")
     assert results.rows("flows", "other").num_rows == 0
@@ -210,6 +219,7 @@ def test_older_files_lack_a_column_and_newer_have_another(results: Results) -> N
     pq.write_table(pa.table({"trial_id": ["old"], "images": pa.array([5], pa.int32()), "colour": [1]}), body)
     results.objects.write("flows/grid=g/old.parquet", body.getvalue())
     results.write_rows("flows", "g", "new", [FLOW])
+    finish(results, "g", "old", "new")
     came = results.rows("flows").sort_by("trial_id")
     assert came.schema.names == with_grid(TABLES["flows"]).names
     assert came.column("images").to_pylist() == [5, 3]
@@ -225,6 +235,7 @@ def test_other_things_in_the_folder_are_left_alone(results: Results) -> None:
         "flowsy/grid=g/x.parquet",
     ):
         results.objects.write(key, b"not ours")
+    finish(results, "g", "key")
     assert results.rows("flows").num_rows == 1
     assert results.keys("flows") == {("g", "key")}
 
@@ -245,6 +256,7 @@ def test_other_readers_need_no_help(results: Results) -> None:
 
 def test_a_column_is_read_alone(results: Results) -> None:
     results.write_rows("flows", "g", "key", [FLOW])
+    finish(results, "g", "key")
     assert results.dataset("flows").to_table(columns=["grid", "images"]).to_pylist() == [{"grid": "g", "images": 3}]
 
 
@@ -266,6 +278,7 @@ def test_a_step_that_two_grids_ran_counts_once(tmp_path: Path) -> None:
     for grid in ("a", "b"):
         results.write_rows("flows", grid, "shared", [FLOW])
         results.write_rows("flows", grid, f"only in {grid}", [FLOW])
+        finish(results, grid, "shared", f"only in {grid}")
     rows = results.rows("flows").to_pylist()
     assert sorted(row["grid"] for row in rows) == ["a", "a", "b"]
     assert results.rows("flows", "b").num_rows == 2, "asked for one grid, its own rows are all there"
@@ -275,6 +288,7 @@ def test_the_rows_of_one_step_are_read_alone(tmp_path: Path) -> None:
     results = open_results(str(tmp_path))
     for grid, images in (("b", 2), ("a", 1)):
         results.write_rows("flows", grid, "key", [FLOW | {"images": images}])
+        finish(results, grid, "key", "other")
     results.objects.write("flows/grid=a/other.parquet", b"damaged, and not asked for")
     assert results.step("flows", "key").to_pylist() == [{**FLOW, "images": 1}]
     with pytest.raises(NotFoundError, match="no rows of none in flows"):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import compare, curve, data, demo, doctor, grid, perturb, results, train
+from uapray.cli import compact, compare, curve, data, demo, doctor, grid, perturb, results, train
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("status")(grid.status)
 app.command("compare")(compare.compare)
 app.command("query")(results.query)
 app.command("report")(results.report)
+app.command("compact")(compact.compact)
 app.command("doctor")(doctor.doctor)
 
 _debug = False

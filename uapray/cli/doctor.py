@@ -71,11 +71,14 @@ def _ray(address: str | None) -> str:
 
 
 def _store(uri: str) -> str:
+    from uapray.objects import keeps_first
     from uapray.store.results import open_results
 
     results = open_results(uri)
     begun = time.monotonic()
     results.objects.check()
+    took = f"written, read and deleted in {time.monotonic() - begun:.2f} s"
+    of_two = "first" if keeps_first(results.objects) else "last (no conditional PUT)"
     return (
-        f"written, read and deleted in {time.monotonic() - begun:.2f} s; {len(results.keys('trials'))} rows of trials"
+        f"{took}; of two that write one step at once, the {of_two} stays; {len(results.keys('trials'))} rows of trials"
     )

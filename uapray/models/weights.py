@@ -18,7 +18,7 @@ from uapray.models.tensors import (
     refuse_pickled_name,
 )
 from uapray.models.zoo import build, canonical
-from uapray.objects import read_uri, write_uri
+from uapray.objects import read_uri, write_uri, write_uri_once
 
 if TYPE_CHECKING:
     from uapray.data.images import ImageSet
@@ -39,16 +39,16 @@ def save_classifier(classifier: Classifier, uri: str) -> None:
         ClassifierError: If the name has another ending, or the architecture could not be built again.
         StoreError: If it cannot be written.
     """
-    if not uri.endswith(SUFFIX):
-        raise ClassifierError(f"{uri}: expected a name that ends in {SUFFIX}")
-    if not isinstance(classifier.module, PixelModel) and not foreign.is_reference(classifier.card.architecture):
-        raise ClassifierError(
-            f"{classifier.card.architecture}: cannot be built again from a name, so its weights alone are no "
-            "classifier; keep the file it came from, or give it as module:function"
-        )
-    card = classifier.card.model_dump_json()
-    write_uri(uri, encode_weights(classifier.module.state_dict(), card))
-    write_uri(f"{uri.removesuffix(SUFFIX)}.card.json", classifier.card.model_dump_json(indent=2).encode())
+    write_uri(uri, _file_of(classifier, uri))
+    _write_card(classifier, uri)
+
+
+def save_classifier_once(classifier: Classifier, uri: str) -> bool:
+    """Do as `save_classifier` if no file is there; return whether it is this classifier that stands there now."""
+    stands = write_uri_once(uri, _file_of(classifier, uri))
+    if stands:
+        _write_card(classifier, uri)
+    return stands
 
 
 def load_classifier(
@@ -145,6 +145,21 @@ def wrap_module(
     if len(names) != classes:
         raise ClassifierError(f"{name}: expected {len(names)} logits ({', '.join(names)}), got {classes}")
     return make_classifier(module, _card(name, names, channels, size, name, module))
+
+
+def _file_of(classifier: Classifier, uri: str) -> bytes:
+    if not uri.endswith(SUFFIX):
+        raise ClassifierError(f"{uri}: expected a name that ends in {SUFFIX}")
+    if not isinstance(classifier.module, PixelModel) and not foreign.is_reference(classifier.card.architecture):
+        raise ClassifierError(
+            f"{classifier.card.architecture}: cannot be built again from a name, so its weights alone are no "
+            "classifier; keep the file it came from, or give it as module:function"
+        )
+    return encode_weights(classifier.module.state_dict(), classifier.card.model_dump_json())
+
+
+def _write_card(classifier: Classifier, uri: str) -> None:
+    write_uri(f"{uri.removesuffix(SUFFIX)}.card.json", classifier.card.model_dump_json(indent=2).encode())
 
 
 def _load_ours(

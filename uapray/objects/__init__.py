@@ -11,20 +11,23 @@ from urllib.parse import unquote
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects.local import LocalObjects, os_errors
-from uapray.objects.protocol import READ_THREADS, Objects
+from uapray.objects.protocol import READ_THREADS, Objects, keeps_first
 from uapray.objects.s3 import S3Objects
 
 __all__ = [
+    "READ_THREADS",
     "LocalObjects",
     "Objects",
     "S3Objects",
     "check_uri",
     "exists_uri",
     "expand_uri",
+    "keeps_first",
     "open_objects",
     "read_all",
     "read_uri",
     "write_uri",
+    "write_uri_once",
 ]
 
 
@@ -59,6 +62,12 @@ def write_uri(uri: str, body: bytes) -> None:
     """Write one file or object, whole or not at all; missing folders are made."""
     objects, key = _parent(uri)
     objects.write(key, body)
+
+
+def write_uri_once(uri: str, body: bytes) -> bool:
+    """Write one file or object if none is there; return whether ``body`` stands there now (`Objects.write_once`)."""
+    objects, key = _parent(uri)
+    return objects.write_once(key, body)
 
 
 def check_uri(uri: str) -> None:

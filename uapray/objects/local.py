@@ -13,6 +13,7 @@ from uapray.errors import NotFoundError, StoreError
 from uapray.objects.protocol import RESERVED, is_reserved, round_trip, valid_key
 
 MIN_FREE_BYTES = 64 * 2**20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}  # a disk that has no hard links
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +36,39 @@ class LocalObjects:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise NotFoundError(f"{path}: no such file") from None
 
+    def read_end(self, key: str, size: int) -> bytes:
+        """See `Objects.read_end`."""
+        path = self._path(key)
+        with os_errors(path):
+            try:
+                with open(path, "rb") as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+                    return file.read(size)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise NotFoundError(f"{path}: no such file") from None
+
     def write(self, key: str, body: bytes) -> None:
         """See `Objects.write`; written beside, synced, then renamed, so that a reader never sees a half."""
         path = self._path(key)
-        draft = path.with_name(f"{RESERVED}{uuid.uuid4().hex}")
-        with os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with os_errors(path), _draft(path, body) as draft:
+            os.replace(draft, path)
+
+    def write_once(self, key: str, body: bytes) -> bool:
+        """See `Objects.write_once`; written beside, synced, then linked, which fails where a file is."""
+        path = self._path(key)
+        with os_errors(path), _draft(path, body) as draft:
             try:
-                with open(draft, "xb") as file:
-                    file.write(body)
-                    file.flush()
-                    os.fsync(file.fileno())
+                os.link(draft, path)
+            except FileExistsError:
+                try:
+                    return path.read_bytes() == body
+                except FileNotFoundError:  # deleted just now
+                    return self.write_once(key, body)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
                 os.replace(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
+            return True
 
     def keys(self, prefix: str = "") -> list[str]:
         """See `Objects.keys`."""
@@ -91,6 +111,21 @@ class LocalObjects:
 
     def _path(self, key: str) -> Path:
         return self.folder / valid_key(key)
+
+
+@contextmanager
+def _draft(path: Path, body: bytes) -> Iterator[Path]:
+    """Write and sync a file beside ``path``, under a name that no listing shows; it is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{RESERVED}{uuid.uuid4().hex}")
+    try:
+        with open(draft, "xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _unlistable(error: OSError) -> None:

@@ -25,6 +25,19 @@ class Objects(Protocol):
         """Put the object, whole or not at all; an older one of that name is replaced."""
         ...
 
+    def write_once(self, key: str, body: bytes) -> bool:
+        """Put the object, whole or not at all, if none of that name is there.
+
+        Returns:
+            Whether ``body`` stands there now: put by this call, or before it by one with the same bytes. A store
+            that cannot tell (`keeps_first` finds out) puts it in any case, and the last one stays.
+        """
+        ...
+
+    def read_end(self, key: str, size: int) -> bytes:
+        """Return the last ``size`` bytes of the object, or all of a shorter one; `NotFoundError` if there is none."""
+        ...
+
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with ``prefix``, relative to ``uri``, sorted, at any depth."""
         ...
@@ -55,6 +68,15 @@ def round_trip(objects: Objects) -> None:
             f"{objects.uri}: wrote {len(body)} bytes and read {len(came)} others back; "
             "an old S3 server may need AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED"
         )
+
+
+def keeps_first(objects: Objects) -> bool:
+    """Find out whether the second of two that write an object once is refused."""
+    key = f"{RESERVED}probe-{uuid.uuid4().hex}"
+    try:
+        return objects.write_once(key, b"first") and not objects.write_once(key, b"second")
+    finally:
+        objects.delete(key)
 
 
 def valid_key(key: str) -> str:

@@ -1,23 +1,29 @@
 """Objects of an S3 bucket below a prefix; the only importer of boto3."""
 
 import functools
+import io
 import os
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects.protocol import READ_THREADS, is_reserved, round_trip, valid_key
 
 if TYPE_CHECKING:
+    from boto3.s3.transfer import TransferConfig
     from botocore.exceptions import BotoCoreError, ClientError
     from mypy_boto3_s3 import S3Client
 
-_READ_ATTEMPTS = 3
+PART_BYTES = 16 * 2**20
+READ_TIMEOUT_S = 30
+_ATTEMPTS = 6  # with botocore's backoff up to half a minute; AWS_MAX_ATTEMPTS or the profile may say otherwise
+_READ_PAUSES_S = (0.2, 1.0)
 _CLIENT_LOCK = threading.Lock()
 
 
@@ -37,19 +43,57 @@ class S3Objects:
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
     def read(self, key: str) -> bytes:
-        """See `Objects.read`; a body cut off on the way is asked for again."""
-        name = self._name(key)
-        with self._errors(key):
-            for _ in range(_READ_ATTEMPTS - 1):
-                with suppress(*_cut_off()):
-                    return self._body(name)
-            return self._body(name)
+        """See `Objects.read`; a body that is cut off or damaged on the way is asked for again."""
+        return self._read(key)
+
+    def read_end(self, key: str, size: int) -> bytes:
+        """See `Objects.read_end`."""
+        return self._read(key, Range=f"bytes=-{size}") if size else b""
 
     def write(self, key: str, body: bytes) -> None:
-        """See `Objects.write`."""
+        """See `Objects.write`; a large one goes in parts, which become an object at the end."""
         name = self._name(key)
         with self._errors(key):
-            _client().put_object(Bucket=self.bucket, Key=name, Body=body)
+            if len(body) <= PART_BYTES:
+                _client().put_object(Bucket=self.bucket, Key=name, Body=body)
+            else:
+                _client().upload_fileobj(io.BytesIO(body), self.bucket, name, Config=_parts())
+
+    def write_once(self, key: str, body: bytes) -> bool:
+        """See `Objects.write_once`; one conditional PUT of whatever size, for parts carry no condition everywhere.
+
+        An answer that is lost makes boto3 ask again, and then our own object is in the way: so bytes are compared.
+        """
+        name = self._name(key)
+        with self._errors(key):
+            answer = self._put_once(name, body)
+        if answer == "stands":
+            try:
+                return self.read(key) == body
+            except NotFoundError:  # deleted just now
+                return self.write_once(key, body)
+        if answer == "no conditions":
+            self.write(key, body)
+        return True
+
+    def _put_once(self, name: str, body: bytes) -> Literal["put", "stands", "no conditions"]:
+        from botocore.exceptions import ClientError
+
+        for pause in (0.1, 0.5, 2.0, None):
+            try:
+                _client().put_object(Bucket=self.bucket, Key=name, Body=body, IfNoneMatch="*")
+                return "put"
+            except ClientError as error:
+                match error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"):
+                    case 412:
+                        return "stands"
+                    case 501:
+                        return "no conditions"
+                    case 409 if pause is not None:  # AWS: somebody else is just writing or deleting it
+                        time.sleep(pause)
+                    case _:
+                        raise
+        raise AssertionError("the last attempt ends")
 
     def keys(self, prefix: str = "") -> list[str]:
         """See `Objects.keys`."""
@@ -87,8 +131,24 @@ class S3Objects:
         with self._errors(""):
             _client().list_objects_v2(Bucket=self.bucket, Prefix=self._base(), MaxKeys=1)
 
-    def _body(self, name: str) -> bytes:
-        return _client().get_object(Bucket=self.bucket, Key=name)["Body"].read()
+    def _read(self, key: str, **part: str) -> bytes:
+        name = self._name(key)
+        with self._errors(key):
+            for pause in _READ_PAUSES_S:
+                with suppress(*_spoilt()):
+                    return self._body(name, part)
+                time.sleep(pause)
+            return self._body(name, part)
+
+    def _body(self, name: str, part: Mapping[str, str]) -> bytes:
+        from botocore.exceptions import ClientError
+
+        try:
+            return _client().get_object(Bucket=self.bucket, Key=name, **part)["Body"].read()  # type: ignore[arg-type]
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 416:  # no end of an empty object
+                return b""
+            raise
 
     def _base(self) -> str:
         return f"{self.prefix}/" if self.prefix else ""
@@ -111,20 +171,47 @@ class S3Objects:
 
 
 def _client() -> "S3Client":
-    """Return this process's S3 client for the AWS settings as they are now."""
+    """Return this process's S3 client for the AWS settings and credentials files as they are now.
+
+    Credentials that expire are renewed by the client itself; files that somebody rewrites it would not look at again.
+    """
     settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
     with _CLIENT_LOCK:
-        return _client_of(os.getpid(), hash(settings))
+        return _client_of(os.getpid(), hash((settings, _rewritten())))
+
+
+def _rewritten() -> tuple[int, ...]:
+    """Return when the files of boto3's chain were last written."""
+    files = (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"),
+    )
+    return tuple(_written_ns(os.path.expanduser(file)) for file in files)
+
+
+def _written_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @functools.lru_cache(maxsize=4)
 def _client_of(_process: int, _settings: int) -> "S3Client":
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    config = Config(retries={"mode": "standard"}, connect_timeout=5, max_pool_connections=2 * READ_THREADS)
-    session = boto3.session.Session()
     try:
+        settings = botocore.session.get_session()
+        session = boto3.session.Session(botocore_session=settings)
+        attempts = settings.get_config_variable("max_attempts") or _ATTEMPTS
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=5,
+            read_timeout=READ_TIMEOUT_S,
+            max_pool_connections=2 * READ_THREADS,
+        )
         client = session.client("s3", config=config)
         if re.search(r"\.amazonaws\.com(\.cn)?$", urlsplit(client.meta.endpoint_url).hostname or ""):
             return client
@@ -135,11 +222,22 @@ def _client_of(_process: int, _settings: int) -> "S3Client":
         raise StoreError(f"AWS_ENDPOINT_URL, AWS_REGION: boto3 cannot use them; it says: {said}") from None
 
 
-def _cut_off() -> tuple[type[Exception], ...]:
-    """Return what a body raises that ends too early; boto3 retries the request, but not the body."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+def _parts() -> "TransferConfig":
+    from boto3.s3.transfer import TransferConfig
 
-    return (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+    return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+
+
+def _spoilt() -> tuple[type[Exception], ...]:
+    """Return what a body raises that is cut off or of another checksum; boto3 retries requests, not bodies."""
+    from botocore.exceptions import (
+        FlexibleChecksumError,
+        IncompleteReadError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+    )
+
+    return (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 
 
 def _endpoint() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -27,6 +28,10 @@ class Held:
             raise NotFoundError(f"{self.uri}/{key}: not there")
         return self.bodies[key]
 
+    def read_end(self, key: str, size: int) -> bytes:
+        """Return the last bytes of the object."""
+        return self.read(key)[-size:] if size else b""
+
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with ``prefix``, sorted."""
         return sorted(key for key in self.bodies if key.startswith(prefix))
@@ -36,6 +41,10 @@ class Held:
         return key in self.bodies
 
     def write(self, key: str, body: bytes) -> None:
+        """Refuse."""
+        raise StoreError(f"{self.uri}/{key}: {len(body)} bytes not written, this is a copy for reading")
+
+    def write_once(self, key: str, body: bytes) -> bool:
         """Refuse."""
         raise StoreError(f"{self.uri}/{key}: {len(body)} bytes not written, this is a copy for reading")
 
@@ -53,12 +62,12 @@ def snapshot(results: Results) -> Results:
 
     A store has one object a step; a page that asks eight times would fetch thousands of them eight times.
     """
-    bodies = {key: body for table in TABLES_READ for key, body in _folded(results, table)}
+    tables = results.tables(TABLES_READ)
+    bodies = {key: body for table, rows in tables.items() for key, body in _folded(table, rows)}
     return Results(Held(results.objects.uri, bodies))
 
 
-def _folded(results: Results, table: str) -> Iterator[tuple[str, bytes]]:
-    rows = results.rows(table)
+def _folded(table: str, rows: pa.Table) -> Iterator[tuple[str, bytes]]:
     for grid in pc.unique(rows["grid"]).to_pylist():
         body = io.BytesIO()
         of_grid = rows.filter(pc.equal(rows["grid"], grid)).drop_columns("grid")

@@ -1,48 +1,56 @@
 """Rows and perturbations as objects: one object a step and table, written whole."""
 
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects import Objects, open_objects, read_all
-from uapray.store.schema import TABLES, with_grid
+from uapray.store.files import VERSION_KEY, check_version, decode, encode, only, whole
+from uapray.store.holding import Finished, Holding, Share, finished, holdings, object_name, part, shares, until_settled
+from uapray.store.schema import PARTS, SCHEMA_VERSION, TABLES, with_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _TENSOR = "perturbation"
+_REPLACED = PARTS | {"history", "classifiers"}  # a perturbation or a classifier ends their steps
 
 
 @dataclass(frozen=True)
 class Results:
     """The tables of `TABLES` and the perturbations below one URI.
 
-    A key is written at most once with one content, so that repeating, racing and resuming need no lock.
+    Whoever repeats, races or resumes a step writes the same objects, so that no lock is needed. What is read is of
+    finished steps alone, each once (`uapray.store.holding`).
     """
 
     objects: Objects
 
-    def write_rows(self, table: str, grid: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_rows(self, table: str, grid: str, key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Write the rows of one step as the object ``<table>/grid=<grid>/<key>.parquet``.
+
+        Rows that are a step of their own, or end one as those of ``trials`` do, stay as they were first written.
+        Those that a later one makes count are replaced until then: who was killed may have been another version.
 
         Args:
             table: A name in `TABLES`.
             grid: Grid the step belongs to; any text.
             key: Step key.
             rows: One mapping a row, by column; a column that may be null can be left out.
+
+        Returns:
+            Whether these rows stand now; False if another run was faster.
 
         Raises:
             StoreError: If a column is unknown, missing or of another type, or the object cannot be written.
@@ -54,52 +62,101 @@ class Results:
             content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise StoreError(f"{table}: a value is not of its column's type: {error}") from error
-        body = io.BytesIO()
-        pq.write_table(content, body, compression="zstd")
-        self.objects.write(f"{_folder(table, grid)}{_part(key)}.parquet", body.getvalue())
+        name, body = object_name(table, grid, key), encode(content)
+        if table not in _REPLACED:
+            return self.objects.write_once(name, body)
+        if table in PARTS and self.objects.exists(object_name("trials", grid, key)):
+            return False
+        self.objects.write(name, body)
+        return True
 
     def rows(self, table: str, grid: str | None = None) -> pa.Table:
         """Return a table, of one grid or of all, with the column ``grid``; no rows if nothing is there."""
-        try:
-            return self.dataset(table, grid).to_table()
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-            raise StoreError(f"{self.objects.uri}: {table} cannot be read: {error}") from error
+        return self.tables([table], grid)[table]
+
+    def tables(self, names: Sequence[str], grid: str | None = None) -> dict[str, pa.Table]:
+        """Return several tables as `rows` would, all as of one moment: no trial is in one and not in the other."""
+        found = {}
+        for name, dataset in self.datasets(names, grid).items():
+            try:
+                found[name] = dataset.to_table()
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+                raise StoreError(f"{self.objects.uri}: {name} cannot be read: {error}") from error
+        return found
 
     def step(self, table: str, key: str) -> pa.Table:
-        """Return the rows of one step as they were written, by whichever grid; only its object is read.
+        """Return the rows of one finished step as they were written, by whichever grid; only its object is read.
 
         Raises:
             NotFoundError: If there are none.
         """
-        grid = min((grid for grid, of_grid in self.keys(table) if of_grid == key), default=None)
-        if grid is None:
+        found = until_settled(lambda: self._step(table, key))
+        if found is None:
             raise NotFoundError(f"{self.objects.uri}: no rows of {key} in {table}")
-        name = f"{_folder(table, grid)}{_part(key)}.parquet"
-        body = _whole(self.objects.read(name), f"{self.objects.uri}/{name}")
-        return pq.read_table(pa.BufferReader(body))
+        return found
 
     def dataset(self, table: str, grid: str | None = None) -> ds.FileSystemDataset:
         """Return a table to scan by column and row group; its objects are fetched at once, many at a time.
 
         Raises:
-            StoreError: If the table is unknown, or an object is damaged (it is named).
+            StoreError: If the table is unknown, or an object is damaged or of a later version (it is named).
         """
-        schema, prefix = _schema_of(table), f"{table}/" if grid is None else _folder(table, grid)
-        keys = _each_step_once(key for key in self.objects.keys(prefix) if _is_rows(key))
-        format_ = ds.ParquetFileFormat()
-        fragments = [
-            format_.make_fragment(
-                _whole(body, f"{self.objects.uri}/{key}"), partition_expression=ds.field("grid") == _grid(key)
-            )
-            for key, body in zip(keys, read_all(self.objects, keys), strict=True)
-        ]
-        return ds.FileSystemDataset(fragments, with_grid(schema), format_, None)
+        return self.datasets([table], grid)[table]
+
+    def datasets(self, tables: Sequence[str], grid: str | None = None) -> dict[str, ds.FileSystemDataset]:
+        """Return several tables as `dataset` would, all as of one moment."""
+
+        def read() -> dict[str, ds.FileSystemDataset]:
+            return {table: self._open(table, chosen) for table, chosen in self._shares(tables, grid).items()}
+
+        return until_settled(read)
 
     def keys(self, table: str) -> set[tuple[str, str]]:
-        """Return (grid, key) of every object of a table: the steps that are done."""
-        _schema_of(table)
-        found = [key for key in self.objects.keys(f"{table}/") if _is_rows(key)]
-        return {(_grid(key), unquote(key.rpartition("/")[2].removesuffix(".parquet"))) for key in found}
+        """Return (grid, key) of the finished steps that wrote to a table."""
+        found, done = until_settled(lambda: self._holdings([table]))
+        return {(one.grid, step) for one in found[table] for step in one.steps if done.has(table, one.grid, step)}
+
+    def _holdings(self, tables: Sequence[str], grid: str | None = None) -> tuple[dict[str, list[Holding]], Finished]:
+        """List tables, and before them what says which of their steps are finished."""
+        for table in tables:
+            _schema_of(table)
+        trials = holdings(self.objects, "trials", grid) if PARTS.union(["trials"]).intersection(tables) else []
+        done = finished(self.objects, tables, trials)
+        return {table: trials if table == "trials" else holdings(self.objects, table, grid) for table in tables}, done
+
+    def _shares(self, tables: Sequence[str], grid: str | None = None) -> dict[str, list[Share]]:
+        found, done = self._holdings(tables, grid)
+        return {table: shares(ones, partial(done.has, table)) for table, ones in found.items()}
+
+    def _step(self, table: str, key: str) -> pa.Table | None:
+        for share in self._shares([table])[table]:
+            if key in share.wanted:
+                (body,) = self._bodies([Share(share.holding, frozenset({key}))])
+                return decode(body, self._uri(share.holding))
+        return None
+
+    def _open(self, table: str, chosen: Sequence[Share]) -> ds.FileSystemDataset:
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        format_ = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        fragments = [
+            format_.make_fragment(
+                whole(body, self._uri(share.holding)),
+                partition_expression=ds.field("grid") == share.holding.grid,
+            )
+            for share, body in zip(chosen, self._bodies(chosen), strict=True)
+        ]
+        return ds.FileSystemDataset(fragments, with_grid(_schema_of(table)), format_, None)
+
+    def _bodies(self, chosen: Sequence[Share]) -> list[bytes]:
+        """Return a Parquet file for each share, with its rows alone."""
+        bodies = read_all(self.objects, [share.holding.name for share in chosen])
+        return [
+            body if share.whole else only(body, share.holding.steps, share.wanted, self._uri(share.holding))
+            for share, body in zip(chosen, bodies, strict=True)
+        ]
+
+    def _uri(self, holding: Holding) -> str:
+        return f"{self.objects.uri}/{holding.name}"
 
     def write_array(
         self, trial_id: str, perturbation: "Tensor | NDArray[np.float32]", metadata: Mapping[str, str]
@@ -119,30 +176,40 @@ class Results:
             raise StoreError(f"{trial_id}: expected float32 (c, h, w), got {array.dtype} {array.shape}")
         # safetensors writes the memory of a strided array as it lies
         tensors = {_TENSOR: np.ascontiguousarray(array)}
-        self.objects.write(_array_key(trial_id), safetensors.numpy.save(tensors, dict(metadata)))
+        notes = {**metadata, VERSION_KEY: SCHEMA_VERSION}
+        self.objects.write(_array_key(trial_id), safetensors.numpy.save(tensors, notes))
 
     def read_array(self, trial_id: str) -> NDArray[np.float32]:
         """Return a perturbation, float32 ``(c, h, w)``; `NotFoundError` if there is none."""
-        key = _array_key(trial_id)
+        body, _ = self._array(trial_id)
         try:
-            array = safetensors.numpy.load(self.objects.read(key))[_TENSOR]
+            array = safetensors.numpy.load(body)[_TENSOR]
         except (SafetensorError, KeyError, ValueError) as error:
-            raise StoreError(f"{self.objects.uri}/{key}: damaged, or no perturbation: {error}") from error
+            raise StoreError(f"{self._array_uri(trial_id)}: damaged, or no perturbation: {error}") from error
         return np.array(array, dtype=np.float32)
 
     def read_array_metadata(self, trial_id: str) -> dict[str, str]:
         """Return what was kept beside a perturbation; `NotFoundError` if there is none."""
-        key = _array_key(trial_id)
-        body = self.objects.read(key)
-        try:
-            header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # the format's own layout
-            return dict(header.get("__metadata__", {}))
-        except (ValueError, AttributeError) as error:
-            raise StoreError(f"{self.objects.uri}/{key}: damaged, or no perturbation: {error}") from error
+        _, notes = self._array(trial_id)
+        return {name: text for name, text in notes.items() if name != VERSION_KEY}
 
     def has_array(self, trial_id: str) -> bool:
         """Whether a perturbation of that search is there."""
         return self.objects.exists(_array_key(trial_id))
+
+    def _array(self, trial_id: str) -> tuple[bytes, dict[str, str]]:
+        """Return the file of a perturbation and the free text in its header, of a version that is known."""
+        body, uri = self.objects.read(_array_key(trial_id)), self._array_uri(trial_id)
+        try:
+            header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # the format's own layout
+            notes = dict(header.get("__metadata__", {}))
+        except (ValueError, AttributeError) as error:
+            raise StoreError(f"{uri}: damaged, or no perturbation: {error}") from error
+        check_version(notes.get(VERSION_KEY, "1"), uri)
+        return body, notes
+
+    def _array_uri(self, trial_id: str) -> str:
+        return f"{self.objects.uri}/{_array_key(trial_id)}"
 
 
 def open_results(uri: str) -> Results:
@@ -168,40 +235,5 @@ def _check_columns(table: str, schema: pa.Schema, row: Mapping[str, Any]) -> Non
             raise StoreError(f"{table}: {field.name} is not of its column's type: expected an integer, got {value!r}")
 
 
-def _part(name: str) -> str:
-    """Return a name as one part of a key, escaped as Hive readers undo it."""
-    if not name:
-        raise StoreError("expected the name of a grid or step, got an empty one")
-    return quote(name, safe=" ")
-
-
-def _folder(table: str, grid: str) -> str:
-    return f"{table}/grid={_part(grid)}/"
-
-
-def _each_step_once(keys: Iterable[str]) -> list[str]:
-    """Keep the first grid's object of each step: two grids that ran the same step wrote the same rows."""
-    return list({key.rpartition("/")[2]: key for key in reversed(list(keys))}.values())[::-1]
-
-
-def _is_rows(key: str) -> bool:
-    parts = key.split("/")
-    return len(parts) == 3 and parts[1].startswith("grid=") and parts[2].endswith(".parquet")
-
-
-def _grid(key: str) -> str:
-    return unquote(key.split("/")[1].removeprefix("grid="))
-
-
-def _whole(body: bytes, uri: str) -> pa.Buffer:
-    """Refuse a damaged object by its name: the scan itself would not say which it was."""
-    buffer = pa.py_buffer(body)
-    try:
-        pq.read_metadata(pa.BufferReader(buffer))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{uri}: damaged, no whole Parquet file; delete it and run its grid again") from error
-    return buffer
-
-
 def _array_key(trial_id: str) -> str:
-    return f"perturbations/{_part(trial_id)}.safetensors"
+    return f"perturbations/{part(trial_id)}.safetensors"

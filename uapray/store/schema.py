@@ -291,6 +291,10 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+PARTS = frozenset({"flows", "images", "classes", "examples"})
+"""Tables whose rows are written before the row of ``trials`` with the same key, and count once that is there."""
+
+
 def with_grid(schema: pa.Schema) -> pa.Schema:
     """Return the schema that readers see: the partition's column after the first one."""
     return schema.insert(1, GRID)
