@@ -50,6 +50,18 @@ def test_identifiers_of_this_version() -> None:
     assert [aimed.trial_id, random.trial_id] == ["10ead037468805d049ea", "c5ef1b464ce9d4413a41"]
 
 
+def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
+    rules = ["spgd", "uap-fgsm", "hill-climb"]
+    usual = ids(rules=rules, attacker_share=0.3)
+    assert ids(rules=rules, attacker_share=0.3, precision="fp32", compiled=False) == usual
+    others = [ids(rules=rules, attacker_share=0.3, **how) for how in ({"precision": "bf16"}, {"compiled": True})]
+    for spgd, fgsm, *without_gradients in others:
+        assert spgd not in usual
+        assert without_gradients == usual[2:], "they ask for predictions, which are fp32"
+        assert (fgsm in usual) == ([spgd, fgsm] == others[1][:2]), "image by image nothing is compiled"
+    assert others[0][0] != others[1][0]
+
+
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:
     assert ids(zetas=[0.02, 0.04]) == ids(zetas=[0.02, 0.04])
 
