@@ -173,7 +173,7 @@ def _run_group(
         return len(trials)
     check_fits(classifier, images["train"])
     decks = {split: images[split] for split in {*(trial.made_on for trial in trials), "train", *trials[0].splits}}
-    with open_pool(classifier, decks, run.resources, check) as pool:
+    with open_pool(classifier, decks, run.resources, check, run.plan.grid.arithmetic) as pool:
         return _run_trials(run, Arena(_Stoppable(pool, check), decks), classifier, trials, standing, note)
 
 

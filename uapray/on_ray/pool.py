@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.sequential import Ahead, Visit, Visiting
+from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError
 from uapray.on_ray.session import expect_room
 from uapray.rendering import Rendering
@@ -57,6 +58,7 @@ class RayPool:
         max_deaths: int = 100,
         may_grow: bool = False,
         while_waiting: Callable[[], None] = lambda: None,
+        arithmetic: Arithmetic = FP32,
     ) -> None:
         """Start the replicas and wait until the first one is up.
 
@@ -70,6 +72,7 @@ class RayPool:
             max_deaths: Replicas that may die before the pool gives up.
             may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
             while_waiting: Called twice a second until the first replica is up; it may raise to give up.
+            arithmetic: How they take gradients.
 
         Raises:
             ConfigError: If the cluster cannot hold the replicas, now or ever.
@@ -85,6 +88,7 @@ class RayPool:
         self._module = ray.put(module)
         self._decks = {name: ray.put(images) for name, images in decks.items()}
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
+        self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
         self._start_s = NEW_MACHINE_S if may_grow else timeout_s
         self._deaths_left = max_deaths
