@@ -203,7 +203,7 @@ def a_search(bench: Bench) -> str:
     module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=1)
     *_, last = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
     with torch.no_grad():  # each class about equally often, so that there is something to fool
-        last.bias -= module.eval()(torch.tensor(images.images).permute(0, 3, 1, 2).float() / 255).mean(0)
+        last.bias.sub_(module.eval()(torch.tensor(images.images).permute(0, 3, 1, 2).float() / 255).mean(0))
     classifier = wrap_module(module, images.class_names, 1, (32, 32))
     rates = {}
     for device in {"cpu", bench.device}:
