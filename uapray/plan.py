@@ -231,6 +231,16 @@ class Plan:
         """Return the trials of which a judgement, by table and key, is not among those that stand."""
         return tuple(trial for trial in trials if not trial.judgements() <= standing)
 
+    def part(self, number: int, of: int) -> "Plan":
+        """Return the ``number``-th of so many parts, counted from 1: each trial is in one, a curve whole.
+
+        Parts are runs of neighbours, so that few classifiers belong to two of them.
+        """
+        together = chains(self.trials)
+        first, last = (len(together) * (number - 1) // of, len(together) * number // of)
+        mine = {trial.trial_id for chain in together[first:last] for trial in chain}
+        return replace(self, trials=tuple(trial for trial in self.trials if trial.trial_id in mine))
+
     def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the trials that share a classifier and a data set."""
         shared: dict[tuple[str, str], list[TrialStep]] = {}
