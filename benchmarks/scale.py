@@ -206,7 +206,7 @@ def run(costs: Costs, asked: argparse.Namespace, replicas: int, trials: int, bat
     made, busy = ray.gradients - gradients, ray.busy_s - busy
     ray.over.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(1)
     return Row(min(1.0, busy / taken / replicas), made / taken, cpu / max(1, made), cpu / taken)
 
 
