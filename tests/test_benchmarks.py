@@ -23,6 +23,20 @@ def test_throughput_prints_its_ratios() -> None:
         assert ratio in said
 
 
+@pytest.mark.ray
+def test_scale_prints_how_busy_replicas_are_and_where_a_driver_is_full() -> None:
+    words = ["--size", 32, "--batch-ms", 20, "--replicas", 1, 2, "--batches-a-round", 1, "--seconds", 0.5]
+    rows = [line.split() for line in printed("scale.py", *words).splitlines() if line.endswith("replicas")]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert all(row[2] != "0%" and int(row[-2]) > 0 for row in rows)
+
+
+def test_scale_costs_prints_what_trials_cost() -> None:
+    said = printed("scale_costs.py", "--trials", 1000, "--gpus", 10, "--gpu-hour", 2)
+    assert "1,000 trials:" in said
+    assert all(f"\n{name} " in said for name in ("GPUs", "drivers", "PUT", "LIST", "storage, a month"))
+
+
 def test_compare_rules_prints_a_table_and_draws(tmp_path: Path) -> None:
     words = ["--images", 60, "--test-images", 40, "--passes", 5, "--seeds", 1, "--rules", "spgd,cosine-uap"]
     said = printed(

@@ -42,6 +42,8 @@ def test_the_example_is_a_grid() -> None:
         "zetas",
         "curve",
         "seeds",
+        "precision",
+        "compiled",
         "splits",
         "budget",
         "control",

@@ -50,6 +50,32 @@ def test_identifiers_of_this_version() -> None:
     assert [aimed.trial_id, random.trial_id] == ["10ead037468805d049ea", "c5ef1b464ce9d4413a41"]
 
 
+def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
+    rules = ["spgd", "uap-fgsm", "hill-climb"]
+    usual = ids(rules=rules, attacker_share=0.3)
+    assert ids(rules=rules, attacker_share=0.3, precision="fp32", compiled=False) == usual
+    others = [ids(rules=rules, attacker_share=0.3, **how) for how in ({"precision": "bf16"}, {"compiled": True})]
+    for spgd, fgsm, *without_gradients in others:
+        assert spgd not in usual
+        assert without_gradients == usual[2:], "they ask for predictions, which are fp32"
+        assert (fgsm in usual) == ([spgd, fgsm] == others[1][:2]), "image by image nothing is compiled"
+    assert others[0][0] != others[1][0]
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("curve", [False, True])
+def test_parts_have_each_trial_once_in_order_and_curves_whole(of: int, curve: bool) -> None:
+    whole = plan(zetas=[0.02, 0.04], curve=curve, seeds=[0, 1, 2], norms=["linf", "l2"])
+    parts = [whole.part(number, of) for number in range(1, of + 1)]
+    dealt = [trial.trial_id for part in parts for trial in part.trials]
+    assert sorted(dealt) == sorted(trial.trial_id for trial in whole.trials)
+    for part in parts:
+        mine = {trial.trial_id for trial in part.trials}
+        assert all({one.trial_id for one in trial.rest_of_curve} <= mine for trial in part.trials)
+    sizes = [len(chains(part.trials)) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_identifiers_do_not_change_from_one_planning_to_the_next() -> None:
     assert ids(zetas=[0.02, 0.04]) == ids(zetas=[0.02, 0.04])
 

@@ -1,4 +1,5 @@
 import hashlib
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -110,3 +111,17 @@ def test_over_the_passes_every_image_is_seen() -> None:
     for epoch in range(12):
         seen.update(int(row) for batch in deck(23).shuffled(batch_size=8, seed=0, epoch=epoch) for row in batch.indices)
     assert len(seen) == 23
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_a_sum_travels_with_all_its_bits_and_may_be_written_to(seed: int, read_only: bool) -> None:
+    sent = PartialUpdate(noise(seed).double() / 3, seed)
+    buffers: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+    assert sum(buffer.raw().nbytes for buffer in buffers) == sent.total.nbytes, "it is not copied into the message"
+    there = [buffer.raw().tobytes() if read_only else bytearray(buffer.raw()) for buffer in buffers]
+    came = pickle.loads(body, buffers=there)
+    assert torch.equal(came.total, sent.total)
+    assert (came.count, came.total.dtype) == (seed, torch.float64)
+    came.total.zero_()
+    assert bytes(there[0]) == sent.total.numpy().tobytes(), "what others read is as it was"

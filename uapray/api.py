@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
-from uapray.config import DEFAULT_RULE, Budget, Search, Seed, Settings, Threat, nearest, parse
+from uapray.config import (
+    DEFAULT_RULE,
+    Arithmetic,
+    Budget,
+    Precision,
+    Search,
+    Seed,
+    Settings,
+    Threat,
+    nearest,
+    parse,
+)
 from uapray.controls import Controls, judge_controls
 from uapray.coordinator import Measurement, Snapshot
 from uapray.curves import ZETAS, Curve, curve_of, walk_order
@@ -190,6 +201,8 @@ def perturb(
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
     watch: Callable[[Snapshot], None] = lambda _: None,
     **settings: Any,
 ) -> PerturbResult:
@@ -209,6 +222,8 @@ def perturb(
         pool: ``local``: in this process; ``ray``: on the connected cluster, or on a Ray of its own.
         replicas: How many replicas of each classifier; with ``ray`` only.
         gpus: GPUs of a replica; with ``ray`` only.
+        precision: In which gradients are taken: ``fp32``; ``tf32`` (GPUs); ``bf16``. Other precisions, other bits.
+        compiled: Whether ``torch.compile`` makes the gradients; other bits, too.
         watch: Called as the search goes on.
         **settings: Names of ``uapray.config.Search`` and ``uapray.config.Budget``, e.g. ``max_epochs=2``.
 
@@ -222,11 +237,12 @@ def perturb(
     name = None if index is None else images.class_names[index]
     threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
     search = search_settings(rule, settings)
-    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}, origin="perturb")
+    where = {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}
+    call = parse(_Call, where | {"precision": precision, "compiled": compiled}, origin="perturb")
     models = [model] if isinstance(model, Classifier | nn.Module | str) else list(model)
     voices = _voices(models, weights)
     with ExitStack() as opened:
-        arenas = [opened.enter_context(_arena(one, {"train": images}, call.resources)) for one in models]
+        arenas = [opened.enter_context(_arena(one, {"train": images}, call)) for one in models]
         first, *others = (replace(arena, weight=weight) for arena, weight in zip(arenas, voices, strict=True))
         found = find(first, threat, search, seed=call.seed, others=others, watch=watch)
     return PerturbResult(
@@ -302,7 +318,7 @@ def evaluate(
     rendered = [parse_rendering(one) for one in renderings]
     l2, linf = norms(v)
     noise = random_perturbation(expected, p=order(norm), xi=l2 if norm == "l2" else linf, seed=call.seed)
-    with _arena(model, {"images": images}, call.resources) as arena:
+    with _arena(model, {"images": images}, call) as arena:
         judged = judge(arena, "images", v, target=index)
         return Evaluation(
             outcome=judged.outcome,
@@ -340,6 +356,8 @@ def zeta_curve(
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
     watch: Callable[[float, Snapshot], None] = lambda _zeta, _snapshot: None,
     **settings: Any,
 ) -> ZetaCurve:
@@ -360,6 +378,8 @@ def zeta_curve(
         pool: As in ``perturb``.
         replicas: As in ``perturb``.
         gpus: As in ``perturb``.
+        precision: As in ``perturb``.
+        compiled: As in ``perturb``.
         watch: Called with the zeta and how its search goes on.
         **settings: As in ``perturb``, e.g. ``refine_epochs=0.5``.
 
@@ -375,8 +395,9 @@ def zeta_curve(
         zeta: parse(Threat, {"norm": norm, "target": name, "zeta": zeta}, origin="zeta_curve") for zeta in rising
     }
     search = search_settings(rule, settings)
-    call = parse(_Call, {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}, origin="zeta_curve")
-    with _arena(model, {"train": source_images, "test": test_images}, call.resources) as arena:
+    where = {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}
+    call = parse(_Call, where | {"precision": precision, "compiled": compiled}, origin="zeta_curve")
+    with _arena(model, {"train": source_images, "test": test_images}, call) as arena:
         found: dict[float, Found] = {}
         for zeta, neighbour in walk_order(rising):
             begin_at = found[neighbour].perturbation if neighbour is not None and search.continues else None
@@ -440,10 +461,16 @@ class _Call(Settings):
     replicas: int = Field(ge=1)
     gpus: float = Field(ge=0)
     seed: Seed
+    precision: Precision = "fp32"
+    compiled: bool = False
 
     @property
     def resources(self) -> Resources:
         return Resources(kind=self.pool, replicas=self.replicas, gpus=self.gpus)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return Arithmetic(precision=self.precision, compiled=self.compiled)
 
 
 class _Evaluate(_Call):
@@ -484,17 +511,19 @@ def as_classifier(model: Model, images: ImageSet) -> Classifier:
 
 
 @contextmanager
-def _arena(model: Model, images: dict[str, ImageSet], resources: Resources) -> Iterator[Arena]:
+def _arena(model: Model, images: dict[str, ImageSet], call: _Call) -> Iterator[Arena]:
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     were_training = [module for module in modules if module.training]
     try:
         classifier = as_classifier(model, next(iter(images.values())))
         with ExitStack() as opened:
-            if resources.kind == "ray":
+            if call.resources.kind == "ray":
                 from uapray.on_ray.session import session
 
                 opened.enter_context(session())
-            yield Arena(opened.enter_context(open_pool(classifier, images, resources)), images)
+            yield Arena(
+                opened.enter_context(open_pool(classifier, images, call.resources, arithmetic=call.arithmetic)), images
+            )
     finally:
         for module in were_training:  # one by one: a batch norm may have been frozen by itself
             module.training = True

@@ -32,6 +32,7 @@ LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
 Placed = Literal["surface", "ball"]
+Precision = Literal["fp32", "tf32", "bf16"]
 SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
 BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
@@ -77,6 +78,25 @@ class Settings(BaseModel):
     """A frozen value whose unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Arithmetic(Settings):
+    """How replicas take gradients. Part of a result's identity, since it changes bits; what is judged is fp32.
+
+    Attributes:
+        precision: ``fp32``; ``tf32``, which rounds the factors of products to 10 bits, on GPUs; ``bf16``, which
+            rounds them and what a layer hands on to 7 bits. Pixels, perturbation, losses and sums are never rounded.
+        compiled: Whether ``torch.compile`` makes the classifier's gradients.
+    """
+
+    precision: Precision = "fp32"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.precision}+compiled" if self.compiled else self.precision
+
+
+FP32 = Arithmetic()
 
 
 class Budget(Settings):
@@ -200,6 +220,15 @@ class Search(Settings):
     def continues(self) -> bool:
         """Whether the rule can go on from a perturbation found for another radius."""
         return self.rule != "random" and self.rule not in SEQUENTIAL | BLACK_BOX
+
+    def gradients_in(self, asked: Arithmetic) -> Arithmetic | None:
+        """Return how the rule's gradients are taken where that is asked for; None: it takes none.
+
+        Rules that go image by image are never compiled: they look ahead by as many images as serve at the time.
+        """
+        if self.rule == "random" or self.rule in BLACK_BOX:
+            return None
+        return asked.model_copy(update={"compiled": False}) if self.rule in SEQUENTIAL else asked
 
     def refinement(self) -> "Search":
         """Return the settings of a search that continues: one undirected start, and all steps in fewer passes.

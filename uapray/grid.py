@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from uapray.config import ATTACKER_SHARE, BLACK_BOX, Budget, Norm, Search, Seed, Settings, parse
+from uapray.config import ATTACKER_SHARE, BLACK_BOX, Arithmetic, Budget, Norm, Precision, Search, Seed, Settings, parse
 from uapray.errors import ConfigError
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
 from uapray.rendering import parse_rendering
@@ -74,6 +74,8 @@ class Grid(Settings):
         targets: ``nontargeted``, class names, or ``all`` for each class in turn.
         rules: Update rules, by name or with what differs from the defaults (keys of ``Search``).
         seeds: Of the searches.
+        precision: In which gradients are taken: ``fp32``, ``tf32``, ``bf16``. Part of a result's identity.
+        compiled: Whether ``torch.compile`` makes them. Part of a result's identity.
         splits: On which the perturbations are judged.
         attacker_share: Share of the test images, by patient, that black-box rules make their perturbations on; it is
             left out of the split ``test`` for all rules. None: 0.3 if a rule is black-box, else 0.
@@ -94,6 +96,8 @@ class Grid(Settings):
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
     rules: tuple[Search, ...] = Field((Search(),), min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    precision: Precision = "fp32"
+    compiled: bool = False
     splits: tuple[str, ...] = Field(("test",), min_length=1)
     attacker_share: float | None = Field(None, ge=0, lt=1)
     budget: Budget = Budget()
@@ -153,6 +157,11 @@ class Grid(Settings):
         if self.attacker_share is None:
             return ATTACKER_SHARE if self._black_box else 0.0
         return self.attacker_share
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How replicas take gradients."""
+        return Arithmetic(precision=self.precision, compiled=self.compiled)
 
     def searches(self) -> tuple[Search, ...]:
         """Return the settings of every rule, the control last, each once."""

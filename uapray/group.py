@@ -139,7 +139,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
         check_fits(classifier, held.images["train"])
         needed = {*(trial.made_on for trial in group.trials), "train", *group.trials[0].splits}
         decks = held.select(needed)
-        with open_pool(classifier, decks, run.resources, check) as pool:
+        with open_pool(classifier, decks, run.resources, check, run.plan.grid.arithmetic) as pool:
             opened(pool)
             return _run_trials(run, Arena(StoppablePool(pool, check), decks.images), classifier, group, note)
 

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from uapray import objects
-from uapray.config import BLACK_BOX, Norm, Search, Threat
+from uapray.config import BLACK_BOX, FP32, Arithmetic, Norm, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.curves import walk_order
 from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker
@@ -118,6 +118,7 @@ class TrialStep:
         search: How to look for it.
         seed: Of the search.
         splits: On which it is judged.
+        arithmetic: How replicas are to take gradients.
         renderings: Under which it is judged once more.
         control_draws: Draws of each kind of matched control that it is judged beside; 0 for none.
         control_images: Images these are judged on at most.
@@ -131,6 +132,7 @@ class TrialStep:
     search: Search
     seed: int
     splits: tuple[str, ...]
+    arithmetic: Arithmetic = FP32
     renderings: tuple[Rendering, ...] = ()
     control_draws: int = 0
     control_images: int = 128
@@ -142,16 +144,23 @@ class TrialStep:
         """Split that the perturbation is made on: black-box rules know none of the classifier's training images."""
         return ATTACKER if self.search.rule in BLACK_BOX else "train"
 
+    @property
+    def gradients_in(self) -> Arithmetic | None:
+        """How the gradients of the search are taken; None: it takes none."""
+        return self.search.gradients_in(self.arithmetic)
+
     @cached_property
     def trial_id(self) -> str:
         """Key of the perturbation."""
-        described = {
+        described: dict[str, Any] = {
             "classifier": self.victim.key,
             "data": self.source.key,
             "threat": _plain(self.threat),
             "search": _identity(self.search, self.threat.norm),
             "seed": self.seed,
         }
+        if self.gradients_in not in (None, FP32):
+            described["gradients_in"] = str(self.gradients_in)
         if self.continued_from is not None:
             described["continued_from"] = self.continued_from.trial_id
             described["refine_epochs"] = self.search.refine_epochs
@@ -222,6 +231,16 @@ class Plan:
         """Return the trials of which a judgement, by table and key, is not among those that stand."""
         return tuple(trial for trial in trials if not trial.judgements() <= standing)
 
+    def part(self, number: int, of: int) -> "Plan":
+        """Return the ``number``-th of so many parts, counted from 1: each trial is in one, a curve whole.
+
+        Parts are runs of neighbours, so that few classifiers belong to two of them.
+        """
+        together = chains(self.trials)
+        first, last = (len(together) * (number - 1) // of, len(together) * number // of)
+        mine = {trial.trial_id for chain in together[first:last] for trial in chain}
+        return replace(self, trials=tuple(trial for trial in self.trials if trial.trial_id in mine))
+
     def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the trials that share a classifier and a data set."""
         shared: dict[tuple[str, str], list[TrialStep]] = {}
@@ -257,6 +276,7 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
     trials: dict[str, TrialStep] = {}
     judging: dict[str, Any] = {
         "splits": grid.splits,
+        "arithmetic": grid.arithmetic,
         "renderings": tuple(map(parse_rendering, grid.renderings)),
         "control_draws": grid.control_draws,
         "control_images": grid.control_images,

@@ -1,9 +1,8 @@
 """One copy of the model with the images, in one process. Knows no Ray."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.sequential import Ahead, Visit, Visiting, visit
+from uapray.config import FP32, Arithmetic
 from uapray.errors import TrialError
+from uapray.models.arithmetic import compiled, gpu_arithmetic
 from uapray.models.tuning import tune
 from uapray.rendering import Rendering
 
@@ -46,13 +47,16 @@ class Replica:
         *,
         device: str = "cpu",
         threads: int = 1,
+        arithmetic: Arithmetic = FP32,
     ) -> None:
         self._device = torch.device(device)
         self._threads = threads
+        self._arithmetic = arithmetic
         self._decks = dict(decks)
         sample = torch.tensor(next(iter(self._decks.values()))[:2]).permute(0, 3, 1, 2).float() / 255
         with self._settled():
             self._module = tune(module, sample if len(sample) else None).to(self._device)
+        self._of_rounds = compiled(self._module) if arithmetic.compiled else self._module
 
     def gradient(
         self,
@@ -72,7 +76,7 @@ class Replica:
             along: If given, each image's gradient counts by its inner product with this direction ``(c, h, w)``:
                 one step of the power iteration towards the leading direction of the gradients.
         """
-        with self._settled():
+        with self._searching():
             moved = self._perturbation(v)
             towards = None if along is None else self._perturbation(along)
             return [self._gradient(moved, batch, objective, towards) for batch in batches]
@@ -95,15 +99,25 @@ class Replica:
             ahead: How far to look at first.
         """
         assert batch.reference is not None
-        with self._settled():
+        with self._searching():
             reference = torch.from_numpy(batch.reference).to(self._device)
-            forward = self._of_clipped if how.clip else self._module
+            forward = self._of_clipped if how.clip else self._in_precision
             came = visit(forward, self._pixels(batch), reference, self._perturbation(v)[0], how, ahead)
             return replace(came, v=came.v.cpu().contiguous())
 
     def _of_clipped(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self._module(pixels.clamp(0, 1))
-        return logits
+        return self._in_precision(pixels.clamp(0, 1))
+
+    def _in_precision(self, pixels: Tensor) -> Tensor:
+        return self._rounded(self._module, pixels)
+
+    def _rounded(self, forward: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        """Return logits as a search takes them; those that are judged come from the module itself, in fp32."""
+        if self._arithmetic.precision != "bf16":
+            return forward(pixels)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits = forward(pixels)
+        return logits.float()
 
     def _gradient(self, v: Tensor, batch: Batch, objective: Objective, along: Tensor | None) -> PartialUpdate:
         pixels = self._pixels(batch)
@@ -112,7 +126,7 @@ class Replica:
         clipped = free.clamp(0, 1)
         inside = clipped.eq(free)
         clipped.requires_grad_()
-        logits = self._module(clipped)
+        logits = self._rounded(self._of_rounds, clipped)
         if not logits.requires_grad:
             raise TrialError("the classifier's logits do not depend on the pixels, so there is no gradient")
         gain = objective.gain(logits, reference).sum()
@@ -127,8 +141,7 @@ class Replica:
         """Return what the objective compares with: the clean logits, or the classes that came with the batch."""
         if objective.compares_logits:
             with torch.no_grad():
-                clean: Tensor = self._module(pixels)
-                return clean
+                return self._in_precision(pixels)
         return (torch.empty(0) if batch.reference is None else torch.from_numpy(batch.reference)).to(self._device)
 
     def _logits(self, v: Tensor | None, batch: Batch, rendering: Rendering | None) -> Tensor:
@@ -146,19 +159,16 @@ class Replica:
         batch = torch.tensor(v).to(self._device).unsqueeze(0)
         return batch.contiguous(memory_format=torch.channels_last)
 
+    def _searching(self) -> AbstractContextManager[None]:
+        return self._settled(tf32=self._arithmetic.precision == "tf32")
+
     @contextmanager
-    def _settled(self) -> Iterator[None]:
+    def _settled(self, *, tf32: bool = False) -> Iterator[None]:
         """Fix what could change the last bits, and put it back: other code in this process may want it else."""
-        before: dict[str, Any] = {
-            "threads": torch.get_num_threads(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        }
+        threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
-        if self._device.type == "cuda":
-            torch.use_deterministic_algorithms(mode=True)
         try:
-            yield
+            with gpu_arithmetic(tf32=tf32) if self._device.type == "cuda" else nullcontext():
+                yield
         finally:
-            torch.set_num_threads(before["threads"])
-            torch.use_deterministic_algorithms(mode=before["deterministic"], warn_only=before["warn_only"])
+            torch.set_num_threads(threads)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from uapray.config import FP32, Arithmetic
 from uapray.data.images import ImageSet
+from uapray.errors import ConfigError
 from uapray.models.card import Classifier
 from uapray.on_ray.pool import RayPool
 from uapray.on_ray.session import holdings
@@ -93,18 +95,30 @@ def hold(images: Mapping[str, ImageSet], resources: Resources) -> Held:
     return Held({split: replace(one, images=shared[split].array) for split, one in images.items()}, shared)
 
 
+def check_arithmetic(arithmetic: Arithmetic, resources: Resources) -> None:
+    """Refuse what the device of the replicas does not have.
+
+    Raises:
+        ConfigError: If tf32 is asked of a CPU, where a result called tf32 would be one of fp32.
+    """
+    if arithmetic.precision == "tf32" and resources.device == "cpu":
+        raise ConfigError("precision: tf32 exists on GPUs only; give --gpus 1, or take fp32 or bf16")
+
+
 @contextmanager
 def open_pool(
     classifier: Classifier,
     images: Mapping[str, ImageSet] | Held,
     resources: Resources,
     while_waiting: Callable[[], None] = lambda: None,
+    arithmetic: Arithmetic = FP32,
 ) -> Iterator[ReplicaPool]:
     """Provide replicas of a classifier that hold the image sets, and free them at the end."""
+    check_arithmetic(arithmetic, resources)
     if resources.kind == "local":
         sets = images.images if isinstance(images, Held) else images
         decks = {name: one.images for name, one in sets.items()}
-        yield LocalPool(Replica(classifier.module, decks, device=resources.device))
+        yield LocalPool(Replica(classifier.module, decks, device=resources.device, arithmetic=arithmetic))
         return
     held = images if isinstance(images, Held) else hold(images, resources)
     pool = RayPool(
@@ -115,6 +129,7 @@ def open_pool(
         gpus=resources.gpus,
         may_grow=resources.may_grow,
         while_waiting=while_waiting,
+        arithmetic=arithmetic,
     )
     try:
         yield pool

@@ -74,6 +74,7 @@ def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Jud
         "image_queries": found.image_queries,
         "wall_s": ran.wall_s,
         "device": ran.device,
+        "precision": None if step.gradients_in is None else str(step.gradients_in),
         "replicas": ran.replicas,
         "uapray_version": __version__,
         "finished_at": datetime.now(UTC),

@@ -234,6 +234,20 @@ def test_compacting_what_is_not_there(
     assert not (tmp_path / "empty").exists()
 
 
+@pytest.mark.parametrize("part", ["0/8", "9/8", "3", "a/b"])
+def test_a_part_that_is_none(part: str, tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:
+    said = refused("grid", "run", grid(), "--store", tmp_path / "store", "--part", part)
+    assert f"--part: expected NUMBER/PARTS, from 1/8 to 8/8, got '{part}'" in said
+
+
+def test_a_precision_that_is_none_or_not_here(tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:
+    said = refused("grid", "run", grid(precision="fp8"), "--store", tmp_path / "store")
+    assert "precision: unknown 'fp8'" in said
+    said = refused("grid", "run", grid(precision="tf32"), "--store", tmp_path / "store")
+    assert "precision: tf32 exists on GPUs only" in said
+    assert not (tmp_path / "store").exists()
+
+
 def test_sql_that_writes(tmp_path: Path, refused: Said) -> None:
     assert "read-only" in refused("query", "--store", tmp_path, "DROP TABLE trials")
 

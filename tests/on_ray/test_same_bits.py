@@ -15,7 +15,7 @@ from torch import nn
 import uapray
 from uapray.api import search_settings
 from uapray.attack.objective import Objective
-from uapray.config import Threat
+from uapray.config import FP32, Arithmetic, Threat
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
 from uapray.models.card import Classifier
@@ -64,6 +64,30 @@ def test_one_two_and_four_replicas_and_this_process_agree(rule: str, classifier:
         assert torch.equal(here.perturbation, there.perturbation), f"{replicas} replicas differ"
         assert here.history == there.history
     assert here.perturbation.any()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(Arithmetic(precision="bf16"), id="bf16"),
+        pytest.param(Arithmetic(precision="bf16", compiled=True), id="compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_with_bf16_and_compiled_any_number_of_replicas_agree(
+    how: Arithmetic, classifier: Classifier, images: ImageSet
+) -> None:
+    search = search_settings("spgd", {"round_size": 32, "max_epochs": 1.5})
+
+    def made(resources: Resources, how: Arithmetic) -> Found:
+        with open_pool(classifier, {"train": images}, resources, arithmetic=how) as pool:
+            return find(Arena(pool, {"train": images}), Threat(norm="linf", zeta=0.04), search, seed=5)
+
+    here = made(Resources("local"), how)
+    for replicas in (1, 3):
+        there = made(Resources("ray", replicas=replicas), how)
+        assert torch.equal(here.perturbation, there.perturbation), f"{replicas} replicas differ"
+        assert here.history == there.history
+    assert not torch.equal(here.perturbation, made(Resources("local"), FP32).perturbation)
 
 
 @pytest.mark.parametrize("rule", ["hill-climb", "cma-es", "ga"])

@@ -3,7 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -22,8 +26,16 @@ class PartialUpdate:
     total: Tensor
     count: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as an array, which is read where it lies in shared memory; a tensor is copied there and back."""
+        return _arrived, (self.total.numpy(), self.count)
+
     def __add__(self, other: "PartialUpdate") -> "PartialUpdate":
         return PartialUpdate(self.total + other.total, self.count + other.count)
+
+
+def _arrived(total: NDArray[np.float64], count: int) -> PartialUpdate:
+    return PartialUpdate(torch.tensor(total), count)  # a copy: shared memory is read-only to everybody
 
 
 def add_in_order(parts: Iterable[PartialUpdate]) -> PartialUpdate:

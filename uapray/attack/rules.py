@@ -69,7 +69,8 @@ def spgd(*, p: float, xi: float, step_size: float, step_decay: float, momentum: 
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
         reach = xi * step_size * step_decay**epoch
-        memory = momentum * state.memory + _unit_l1(update.total)
+        unit = _unit_l1(update.total)
+        memory = momentum * state.memory + unit if momentum else unit
         moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
         return replace(state, v=v, point=v, memory=memory)

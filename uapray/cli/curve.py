@@ -38,6 +38,8 @@ def curve(
     size: options.Size = None,
     replicas: options.Replicas = 1,
     gpus: options.Gpus = 0.0,
+    precision: options.Precision = "fp32",
+    compiled: options.Compiled = False,
     address: options.Address = None,
 ) -> None:
     """Measure the rate at growing zeta and say at which half is fooled, for the price of about two searches.
@@ -78,6 +80,8 @@ def curve(
             norm=norm,
             target=target,
             seed=seed,
+            precision=precision,
+            compiled=compiled,
             watch=watch,
             **pool,
             **chosen,

@@ -65,6 +65,10 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers of a training.")] = 1,
     cpus: options.Cpus = 1.0,
     gpus: options.Gpus = 0.0,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Run a part of the grid, e.g. 3/8: eight drivers share it.", show_default=False),
+    ] = None,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds between two times that a search under way is kept in the store.")
     ] = 120.0,
@@ -76,7 +80,7 @@ def run(
     from uapray.store.results import open_results
 
     results = open_results(store)
-    planned = load_plan(grid)
+    planned = load_plan(grid) if part is None else load_plan(grid).part(*_numbers_of(part))
     resources = Resources(
         replicas=replicas,
         concurrency=concurrency,
@@ -176,6 +180,16 @@ def status(
         planned = load_plan(grid)
         left = planned.missing(planned.trials, standing_rows(results))
         typer.echo(f"to do of {planned.grid.name}: {len(left)} of {len(planned.trials)} trials")
+
+
+def _numbers_of(part: str) -> tuple[int, int]:
+    """Return which part of how many."""
+    from uapray.errors import ConfigError
+
+    number, _, of = part.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ConfigError(f"--part: expected NUMBER/PARTS, from 1/8 to 8/8, got {part!r}")
+    return int(number), int(of)
 
 
 def load_plan(grid: str) -> "Plan":

@@ -16,6 +16,12 @@ Replicas = Annotated[int, typer.Option(min=1, help="Model replicas; a matter of 
 Cpus = Annotated[float, typer.Option(min=0.1, help="Cores of a replica or training worker.")]
 Gpus = Annotated[float, typer.Option(min=0, help="GPUs of a replica or training worker; 0.5: two share one.")]
 Store = Annotated[str, typer.Option(help="Where results are: a folder or s3://bucket/prefix.", show_default=False)]
+Precision = Annotated[
+    str, typer.Option(help="In which gradients are taken: fp32, tf32 (GPUs), bf16. Other precisions, other bits.")
+]
+Compiled = Annotated[
+    bool, typer.Option("--compiled", help="Let torch.compile make the gradients; other bits, too.", show_default=False)
+]
 Size = Annotated[
     int | None,
     typer.Option(

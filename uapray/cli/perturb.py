@@ -78,6 +78,8 @@ def perturb(
     size: options.Size = None,
     replicas: options.Replicas = 1,
     gpus: options.Gpus = 0.0,
+    precision: options.Precision = "fp32",
+    compiled: options.Compiled = False,
     address: options.Address = None,
 ) -> None:
     """Make one perturbation on the train split and judge it on another, beside controls.
@@ -123,6 +125,7 @@ def perturb(
     made_on = classifiers[: len(model)]
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
+    arithmetic: dict[str, Any] = {"precision": precision, "compiled": compiled}
     threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "target": target}
     with board() as progress, session(address) if on_ray else nullcontext():
 
@@ -130,7 +133,7 @@ def perturb(
             progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
         result = api.perturb(
-            made_on, source, rule=rule, seed=seed, weights=weight, watch=watch, **threat, **pool, **chosen
+            made_on, source, rule=rule, seed=seed, weights=weight, watch=watch, **threat, **arithmetic, **pool, **chosen
         )
         evaluations = [
             api.evaluate(

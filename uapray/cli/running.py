@@ -14,7 +14,7 @@ from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.on_ray.session import LOCAL, session
 from uapray.plan import Plan, TrialStep, Victim
-from uapray.resources import Resources
+from uapray.resources import Resources, check_arithmetic
 from uapray.run import Run, Watcher
 from uapray.store.results import Results
 from uapray.trial import Judgement
@@ -24,6 +24,7 @@ def run_with_progress(
     plan: Plan, results: Results, resources: Resources, address: str | None, *, save_every_s: float = 120.0
 ) -> Summary:
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
+    check_arithmetic(plan.grid.arithmetic, resources)
     for source in {trial.source.key: trial.source for trial in plan.trials}.values():
         tell_shared_patients(source.data)
     with board() as progress:

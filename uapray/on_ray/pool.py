@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.sequential import Ahead, Visit, Visiting
+from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError, TrialError
 from uapray.on_ray.session import expect_room
-from uapray.on_ray.shared import SharedArray
+from uapray.on_ray.shared import SharedArray, share
 from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 
@@ -50,7 +51,7 @@ class RayPool:
     def __init__(
         self,
         module: nn.Module,
-        decks: Mapping[str, SharedArray],
+        decks: Mapping[str, SharedArray | NDArray[np.uint8]],
         *,
         replicas: int,
         cpus: float = 1.0,
@@ -59,12 +60,13 @@ class RayPool:
         max_deaths: int = 8,
         may_grow: bool = False,
         while_waiting: Callable[[], None] = lambda: None,
+        arithmetic: Arithmetic = FP32,
     ) -> None:
         """Start the replicas and wait until the first one is up.
 
         Args:
             module: The classifier; sent to each replica once.
-            decks: Read-only uint8 images ``(n, h, w, c)`` by name, in the object store: kept once a node.
+            decks: Read-only uint8 images ``(n, h, w, c)`` by name; kept once a node, in the object store.
             replicas: How many; a matter of speed alone.
             cpus: Cores of one replica, which are also its threads.
             gpus: GPUs of one replica; a fraction shares one.
@@ -73,6 +75,7 @@ class RayPool:
                 one request may take with it.
             may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
             while_waiting: Called twice a second until the first replica is up; it may raise to give up.
+            arithmetic: How they take gradients.
 
         Raises:
             ConfigError: If the cluster cannot hold the replicas, now or ever.
@@ -86,8 +89,10 @@ class RayPool:
             runtime_env={"env_vars": {**ALLOCATOR, **DETERMINISTIC, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
         )
         self._module = ray.put(module)
-        self._decks = dict(decks)  # held as long as a replica may have to be replaced
+        # held as long as a replica may have to be replaced
+        self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
+        self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
         self._start_s = NEW_MACHINE_S if may_grow else timeout_s
         self._max_deaths, self._deaths = max_deaths, 0  # those since the last answer

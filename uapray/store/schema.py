@@ -114,6 +114,12 @@ TABLES: dict[str, pa.Schema] = {
         _QUERIES,
         ("wall_s", _REAL, "s", "time the search took on the clock"),
         ("device", _TEXT, "name", "device of the replicas"),
+        (
+            "precision?",
+            _TEXT,
+            "name",
+            "in which gradients were taken: fp32, tf32, bf16, or one +compiled; null if none, or in earlier rows",
+        ),
         ("replicas", _COUNT, "processes", "replicas that served the search"),
         _VERSION,
         _FINISHED,

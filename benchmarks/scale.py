@@ -1,0 +1,289 @@
+"""At how many GPUs one driver saturates: the real coordinator and the real dealing, with replicas that do nothing.
+
+    python benchmarks/scale.py [--size 299] [--batch-ms 50] [--replicas 1 4 16 64 128 256] [--batches-a-round 1 16]
+
+First it measures on a Ray of its own what `ray.put` of a perturbation, a request and the fetching of an answer cost
+the driver: processor time and waiting. Then `uapray.trial.find` searches on the real `RayPool`, whose Ray is exchanged
+for one in this process: replicas sleep for the time of a batch, puts and fetches cost what was measured, answers are
+pickled and read, added and stepped on as ever. It prints for each number of replicas how busy they are, and what an
+answer costs the driver in processor time: of that follows at how many replicas a driver with a core of its own is full.
+"""
+
+import argparse
+import heapq
+import os
+import pickle
+import statistics
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import uapray.on_ray.pool as pool_module
+from uapray.api import search_settings
+from uapray.attack.partial import PartialUpdate
+from uapray.config import Threat
+from uapray.data.images import ImageSet
+from uapray.on_ray.pool import RayPool
+from uapray.trial import Arena, find
+
+BATCH = 16
+IMAGES = 640
+WARM_S = 1.0
+Answer = tuple[str, int]  # which method was asked, about how many images
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an operation costs the driver: processor time and waiting, seconds."""
+
+    cpu_s: float
+    wait_s: float
+
+    def pay(self) -> None:
+        """Compute and wait for so long."""
+        until = time.thread_time() + self.cpu_s
+        while time.thread_time() < until:
+            pass
+        if self.wait_s > 0:
+            time.sleep(self.wait_s)
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.cpu_s:.2f} ms of processor, {1e3 * self.wait_s:.2f} ms of waiting"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What Ray costs the driver."""
+
+    put: Cost
+    submit: Cost
+    fetch: Cost
+
+
+class SleepingRay:
+    """Stands for the module `ray` inside the pool: the same calls, answered by replicas that sleep."""
+
+    def __init__(self, costs: Costs, batch_s: float, transfer_s: float, answers: dict[str, Any]) -> None:
+        self.costs, self.batch_s, self.transfer_s = costs, batch_s, transfer_s
+        self.answers = {name: pickle.dumps(answer, protocol=5) for name, answer in answers.items()}
+        self.busy_s = 0.0
+        self.gradients = 0
+        self.over = threading.Event()
+        self._due: list[tuple[float, int, Future[Answer], Answer]] = []
+        self._turn = threading.Condition()
+        self._numbers = iter(range(2**62))
+        threading.Thread(target=self._deliver, daemon=True).start()
+
+    def remote(self, _kind: Any) -> "SleepingRay":
+        """Take any class for one of sleeping replicas."""
+        return self
+
+    def options(self, **_settings: Any) -> Any:
+        """Take all options."""
+        return type("Actors", (), {"remote": lambda *_, **__: SleepingReplica(self)})
+
+    def put(self, value: Any) -> Any:
+        """Pay for it."""
+        self.costs.put.pay()
+        return value
+
+    def wait(self, refs: list[Future[Answer]], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        """Wait as Ray does."""
+        ready = wait(refs, timeout, FIRST_COMPLETED).done if timeout else {ref for ref in refs if ref.done()}
+        few = list(ready)[:num_returns]
+        return few, [ref for ref in refs if ref not in few]
+
+    def get(self, ref: Future[Answer], timeout: float | None = None) -> Any:
+        """Pay for it, and read the answer."""
+        if self.over.is_set():
+            raise SystemExit
+        method, images = ref.result(timeout)
+        if method == "ready":
+            return None
+        self.costs.fetch.pay()
+        answer = pickle.loads(self.answers[method])
+        return answer if method == "gradient" else [answer[0][:images]]
+
+    def kill(self, _replica: Any) -> None:
+        """Leave it asleep."""
+
+    def later(self, at: float, method: str, images: int = 0) -> Future[Answer]:
+        """Return what is done at a time."""
+        ref: Future[Answer] = Future()
+        with self._turn:
+            heapq.heappush(self._due, (at, next(self._numbers), ref, (method, images)))
+            self._turn.notify()
+        return ref
+
+    def _deliver(self) -> None:
+        while True:
+            with self._turn:
+                while not self._due or self._due[0][0] > time.perf_counter():
+                    self._turn.wait(max(0.0, self._due[0][0] - time.perf_counter()) if self._due else None)
+                _, _, ref, answer = heapq.heappop(self._due)
+            ref.set_result(answer)
+
+
+class SleepingReplica:
+    """One request after another, each a sleep."""
+
+    def __init__(self, ray: SleepingRay) -> None:
+        self._ray, self._free_at, self._lock = ray, 0.0, threading.Lock()
+        self.ask = self.__ray_ready__ = self
+
+    def remote(self, method: str = "ready", *arguments: Any) -> Future[Answer]:
+        """Send a request, for what it costs."""
+        ray, now = self._ray, time.perf_counter()
+        if method == "ready":
+            return ray.later(now, method)
+        ray.costs.submit.pay()
+        takes = ray.batch_s if method == "gradient" else ray.batch_s / 3
+        with self._lock:
+            self._free_at = max(now, self._free_at) + takes
+            done = self._free_at
+        ray.busy_s += takes
+        ray.gradients += method == "gradient"
+        return ray.later(done + ray.transfer_s, method, len(arguments[1][0].indices))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run came to.
+
+    Attributes:
+        busy: Share of the replicas' time.
+        answers_per_s: Gradients of a batch a second.
+        cpu_s: Processor time of the driver for each.
+        core: Share of a core that the driver had.
+    """
+
+    busy: float
+    answers_per_s: float
+    cpu_s: float
+    core: float
+
+
+def run(costs: Costs, asked: argparse.Namespace, replicas: int, trials: int, batches_a_round: int) -> Row:
+    """Let some trials search at the same time for some seconds; count what comes after the first one."""
+    shape = (3, asked.size, asked.size)
+    total = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    answers = {"gradient": [PartialUpdate(total, BATCH)], "logits": [logits]}
+    pixels = np.zeros((IMAGES, asked.size, asked.size, 3), np.uint8) + np.uint8(100)
+    images = ImageSet(
+        name="none",
+        split="train",
+        images=pixels,
+        labels=np.arange(IMAGES) % 3,
+        ids=tuple(map(str, range(IMAGES))),
+        groups=tuple(map(str, range(IMAGES))),
+        class_names=("a", "b", "c"),
+    )
+    pool_module.ray = ray = SleepingRay(costs, asked.batch_ms / 1e3, asked.transfer_ms / 1e3, answers)
+    pool = RayPool(torch.nn.Identity(), {"train": pixels[:1]}, replicas=replicas, may_grow=True)
+    size = BATCH * batches_a_round
+    settings = {"batch_size": BATCH, "round_size": size, "max_epochs": 1000, "measures_per_epoch": 1}
+    search = search_settings("spgd", settings)
+    arena = Arena(pool, {"train": images})
+    arena.clean("train")
+    arena.mean_norm("train", "linf")
+
+    def trial(seed: int) -> None:
+        find(arena, Threat(norm="linf", zeta=0.04), search, seed=seed)
+
+    threads = [threading.Thread(target=trial, args=(seed,), daemon=True) for seed in range(trials)]
+    for thread in threads:
+        thread.start()
+    time.sleep(WARM_S)
+    begun, cpu, busy, gradients = time.perf_counter(), time.process_time(), ray.busy_s, ray.gradients
+    time.sleep(asked.seconds)
+    taken, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    made, busy = ray.gradients - gradients, ray.busy_s - busy
+    ray.over.set()
+    for thread in threads:
+        thread.join(1)
+    return Row(min(1.0, busy / taken / replicas), made / taken, cpu / max(1, made), cpu / taken)
+
+
+def measure(size: int) -> Costs:
+    """Measure what Ray costs the driver, beside replicas that answer at once."""
+    import ray
+
+    from uapray.on_ray.session import session
+
+    v = np.random.default_rng(0).random((3, size, size), np.float32)
+    total = torch.zeros(3, size, size, dtype=torch.float64)
+
+    class Answers:
+        def ask(self, _method: str, _v: Any) -> Any:
+            return [PartialUpdate(total, BATCH)]
+
+    with session("local", cpus=4):
+        actors = [ray.remote(Answers).options(num_cpus=0).remote() for _ in range(2)]
+        ray.get([actor.ask.remote("gradient", None) for actor in actors])
+        puts, submits, fetches = [], [], []
+        for turn in range(60):
+            puts.append(_timed(lambda: ray.put(v)))
+            sent, actor = ray.put(v), actors[turn % 2]
+            kept: list[Any] = []
+            submits.append(_timed(lambda actor=actor, kept=kept, sent=sent: kept.append(actor.ask.remote("g", sent))))
+            ray.wait(kept, num_returns=1)
+            time.sleep(0.01)
+            fetches.append(_timed(lambda kept=kept: (ray.wait(kept, num_returns=1, timeout=1), ray.get(kept[0]))))
+    body = pickle.dumps([PartialUpdate(total, BATCH)], protocol=5)
+    read = statistics.median(_timed(lambda: pickle.loads(body))[0] for _ in range(20))
+    fetch = _median(fetches)
+    return Costs(_median(puts), _median(submits), Cost(max(0.0, fetch.cpu_s - read), fetch.wait_s))
+
+
+def _timed(do: Any) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.thread_time()
+    do()
+    cpu = time.thread_time() - cpu
+    return cpu, max(0.0, time.perf_counter() - wall - cpu)
+
+
+def _median(each: list[tuple[float, float]]) -> Cost:
+    return Cost(*(statistics.median(part) for part in zip(*each[10:], strict=True)))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=299)
+    parser.add_argument("--batch-ms", type=float, default=50.0, help="what a replica takes for a batch")
+    parser.add_argument("--transfer-ms", type=float, default=2.0, help="what an answer is on its way")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])
+    parser.add_argument("--batches-a-round", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--drivers", type=int, default=1, help="drivers that share the replicas; one of them is run")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    costs = measure(asked.size)
+    print(f"put of a perturbation   {costs.put}")
+    print(f"request                 {costs.submit}")
+    print(f"fetching of an answer   {costs.fetch}, besides reading it")
+    print(f"load of the machine     {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    batch_s = asked.batch_ms / 1e3
+    for batches in asked.batches_a_round:
+        print(f"\n{batches} batches a round, {asked.drivers} drivers; of one driver:")
+        print("replicas  trials  busy   batches/s  driver's processor  its share of a core  full at")
+        for total in asked.replicas:
+            replicas = max(1, total // asked.drivers)
+            trials = max(1, -(-2 * replicas // batches))
+            row = run(costs, asked, replicas, trials, batches)
+            print(
+                f"{replicas:8}  {trials:6}  {row.busy:4.0%}  {row.answers_per_s:9.0f}  {1e3 * row.cpu_s:10.2f} ms/batch"
+                f"  {row.core:19.0%}  {batch_s / row.cpu_s:4.0f} replicas",
+                flush=True,
+            )
+    os._exit(0)  # sleeping threads hold nothing
+
+
+if __name__ == "__main__":
+    main()
