@@ -81,7 +81,7 @@ def test_a_request_that_never_has_enough_memory_fails_its_trial_alone(images: Im
         while not over.wait(0.01):
             flag.touch()
 
-    with replicas(greedy(str(flag)), images, max_deaths=2) as pool:
+    with replicas(greedy(str(flag)), images) as pool:
         again = threading.Thread(target=keep_touching)
         again.start()
         try:

@@ -28,7 +28,9 @@ from uapray.replica import Batch, Replica
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_EACH = 2
+TRIES_EACH = 4  # replicas that one request may take with it before its trial is given up
 LARGE_BYTES = 100_000
+START_S = 600.0
 NEW_MACHINE_S = 3600.0
 _LOOK_S = 0.5  # between two looks at what may have come
 # The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
@@ -57,7 +59,7 @@ class RayPool:
         cpus: float = 1.0,
         gpus: float = 0.0,
         timeout_s: float = 600.0,
-        max_deaths: int = 8,
+        max_deaths: int = 100,
         may_grow: bool = False,
         while_waiting: Callable[[], None] = lambda: None,
         arithmetic: Arithmetic = FP32,
@@ -71,8 +73,7 @@ class RayPool:
             cpus: Cores of one replica, which are also its threads.
             gpus: GPUs of one replica; a fraction shares one.
             timeout_s: A request that takes longer is given up, and its replica replaced.
-            max_deaths: Replicas that may die without an answer in between before the pool gives up, and replicas that
-                one request may take with it.
+            max_deaths: Replicas that may die without an answer in between before the pool gives up.
             may_grow: Whether more nodes may come; then replicas that do not fit yet are waited for.
             while_waiting: Called twice a second until the first replica is up; it may raise to give up.
             arithmetic: How they take gradients.
@@ -94,7 +95,7 @@ class RayPool:
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
-        self._start_s = NEW_MACHINE_S if may_grow else timeout_s
+        self._start_s = NEW_MACHINE_S if may_grow else START_S
         self._max_deaths, self._deaths = max_deaths, 0  # those since the last answer
         self._turn = threading.Condition()
         self._wanted = replicas
@@ -211,7 +212,7 @@ class RayPool:
                     tries[index] += 1
                     self.dealt_again += 1
                     self._replace(replica, cause)
-                    if tries[index] > self._max_deaths:
+                    if tries[index] >= TRIES_EACH:
                         raise TrialError(
                             f"a request lost its replica {tries[index]} times; too little memory for its batch? "
                             f"{_first_line(cause)}"
