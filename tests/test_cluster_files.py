@@ -84,6 +84,7 @@ class TestLauncherFiles:
             assert re.search(r"export [^;]*RAY_AUTH_MODE=token", exported)
         assert "--dashboard-host=127.0.0.1" in head
         assert "~/.ray/auth_token" in config["file_mounts"]
+        assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
         assert not SECRET.search(path.read_text())
 
     @pytest.mark.parametrize("path", LAUNCHER)

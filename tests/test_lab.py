@@ -185,6 +185,8 @@ class TestFromSubmitToRows:
             assert requests.get(asked, timeout=30).status_code == 401
             assert requests.get(asked, timeout=30, headers={"Authorization": "Bearer wrong"}).status_code == 403
             assert requests.get(asked, timeout=30, headers={"Authorization": f"Bearer {token}"}).json() == []
+        for host in HOSTS:
+            assert on(cluster, host, "test $(stat -c %a ~/.ray/auth_token) = 600")
         inside = ["ray", "status", "--address", f"{HEAD}:6379"]
         assert "3 local.cluster.node" in cluster.type(*inside)
         said, _ = cluster.start(*inside, RAY_AUTH_TOKEN="wrong").communicate(timeout=120)
