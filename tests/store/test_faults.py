@@ -1,5 +1,6 @@
 """Through a network that cuts, delays, refuses and truncates, every row comes once and whole."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from test_compaction import content, fill, rows_files
 from test_half_steps import blank
 
 from uapray.errors import StoreError
-from uapray.objects import S3Objects, keeps_first
+from uapray.objects import S3Objects, keeps_first, read_all
 from uapray.objects.s3 import PART_BYTES
 from uapray.query import query
 from uapray.store.compaction import compact
@@ -73,6 +74,16 @@ def test_a_large_object_in_parts(on_seaweedfs: S3Server, bucket: str, faults: tu
     with through(on_seaweedfs, first_attempts(["truncate"])):
         assert objects.read("large") == body
     assert objects.keys() == ["large"]
+
+
+def test_an_outage_of_seconds_is_outlived_by_many_at_once(on_seaweedfs: S3Server, bucket: str) -> None:
+    objects, names = S3Objects(bucket), [f"{number:02}" for number in range(24)]
+    for name in names:
+        objects.write(name, name.encode())
+    end = time.monotonic() + 3
+    with through(on_seaweedfs, lambda _: "cut request" if time.monotonic() < end else "none") as traffic:
+        assert read_all(objects, names) == [name.encode() for name in names]
+    assert traffic.seen["cut request"] > len(names)
 
 
 def test_a_server_that_stays_broken_is_one_clear_error(on_seaweedfs: S3Server, bucket: str) -> None:

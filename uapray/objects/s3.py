@@ -6,10 +6,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from uapray.errors import NotFoundError, StoreError
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 * 2**20
 READ_TIMEOUT_S = 30
-_ATTEMPTS = 6  # with botocore's backoff up to half a minute; AWS_MAX_ATTEMPTS or the profile may say otherwise
-_READ_PAUSES_S = (0.2, 1.0)
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # after boto3's own three attempts, each
+T = TypeVar("T")
 _CLIENT_LOCK = threading.Lock()
 
 
@@ -53,64 +52,47 @@ class S3Objects:
     def write(self, key: str, body: bytes) -> None:
         """See `Objects.write`; a large one goes in parts, which become an object at the end."""
         name = self._name(key)
-        with self._errors(key):
+
+        def put(client: "S3Client") -> None:
             if len(body) <= PART_BYTES:
-                _client().put_object(Bucket=self.bucket, Key=name, Body=body)
+                client.put_object(Bucket=self.bucket, Key=name, Body=body)
             else:
-                _client().upload_fileobj(io.BytesIO(body), self.bucket, name, Config=_parts())
+                client.upload_fileobj(io.BytesIO(body), self.bucket, name, Config=_parts())
+
+        self._ask(key, put)
 
     def write_once(self, key: str, body: bytes) -> bool:
         """See `Objects.write_once`; one conditional PUT of whatever size, for parts carry no condition everywhere.
 
-        An answer that is lost makes boto3 ask again, and then our own object is in the way: so bytes are compared.
+        An answer that is lost makes us ask again, and then our own object is in the way: so bytes are compared.
         """
         name = self._name(key)
-        with self._errors(key):
-            answer = self._put_once(name, body)
-        if answer == "stands":
-            try:
-                return self.read(key) == body
-            except NotFoundError:  # deleted just now
-                return self.write_once(key, body)
-        if answer == "no conditions":
-            self.write(key, body)
+        match self._ask(key, lambda client: _put_once(client, self.bucket, name, body)):
+            case "stands":
+                try:
+                    return self.read(key) == body
+                except NotFoundError:  # deleted just now
+                    return self.write_once(key, body)
+            case "no conditions":
+                self.write(key, body)
         return True
-
-    def _put_once(self, name: str, body: bytes) -> Literal["put", "stands", "no conditions"]:
-        from botocore.exceptions import ClientError
-
-        for pause in (0.1, 0.5, 2.0, None):
-            try:
-                _client().put_object(Bucket=self.bucket, Key=name, Body=body, IfNoneMatch="*")
-                return "put"
-            except ClientError as error:
-                match error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"):
-                    case 412:
-                        return "stands"
-                    case 501:
-                        return "no conditions"
-                    case 409 if pause is not None:  # AWS: somebody else is just writing or deleting it
-                        time.sleep(pause)
-                    case _:
-                        raise
-        raise AssertionError("the last attempt ends")
 
     def keys(self, prefix: str = "") -> list[str]:
         """See `Objects.keys`."""
         base = self._base()
-        with self._errors(prefix):
-            listing = _client().get_paginator("list_objects_v2")
-            pages = listing.paginate(Bucket=self.bucket, Prefix=base + prefix)
-            found = [item["Key"].removeprefix(base) for page in pages for item in page.get("Contents", [])]
+
+        def listed(client: "S3Client") -> list[str]:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base + prefix)
+            return [item["Key"].removeprefix(base) for page in pages for item in page.get("Contents", [])]
+
         # A console leaves "folder/" objects behind; they are no byte strings of ours.
-        return sorted(key for key in found if not key.endswith("/") and not is_reserved(key))
+        return sorted(key for key in self._ask(prefix, listed) if not key.endswith("/") and not is_reserved(key))
 
     def exists(self, key: str) -> bool:
         """See `Objects.exists`."""
         name = self._name(key)
         try:
-            with self._errors(key):
-                _client().head_object(Bucket=self.bucket, Key=name)
+            self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=name))
         except NotFoundError:
             self._find_bucket()  # HEAD has no body to tell a missing bucket from a missing object
             return False
@@ -119,8 +101,7 @@ class S3Objects:
     def delete(self, key: str) -> None:
         """See `Objects.delete`."""
         name = self._name(key)
-        with self._errors(key):
-            _client().delete_object(Bucket=self.bucket, Key=name)
+        self._ask(key, lambda client: client.delete_object(Bucket=self.bucket, Key=name))
 
     def check(self) -> None:
         """See `Objects.check`; some servers make a missing bucket at the first write."""
@@ -128,27 +109,11 @@ class S3Objects:
         round_trip(self)
 
     def _find_bucket(self) -> None:
-        with self._errors(""):
-            _client().list_objects_v2(Bucket=self.bucket, Prefix=self._base(), MaxKeys=1)
+        self._ask("", lambda client: client.list_objects_v2(Bucket=self.bucket, Prefix=self._base(), MaxKeys=1))
 
     def _read(self, key: str, **part: str) -> bytes:
         name = self._name(key)
-        with self._errors(key):
-            for pause in _READ_PAUSES_S:
-                with suppress(*_spoilt()):
-                    return self._body(name, part)
-                time.sleep(pause)
-            return self._body(name, part)
-
-    def _body(self, name: str, part: Mapping[str, str]) -> bytes:
-        from botocore.exceptions import ClientError
-
-        try:
-            return _client().get_object(Bucket=self.bucket, Key=name, **part)["Body"].read()  # type: ignore[arg-type]
-        except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 416:  # no end of an empty object
-                return b""
-            raise
+        return self._ask(key, lambda client: _body(client, self.bucket, name, part))
 
     def _base(self) -> str:
         return f"{self.prefix}/" if self.prefix else ""
@@ -156,18 +121,53 @@ class S3Objects:
     def _name(self, key: str) -> str:
         return self._base() + valid_key(key)
 
-    @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _ask(self, key: str, act: Callable[["S3Client"], T]) -> T:
+        """Do something with the client; what is likely to pass is tried again.
+
+        boto3 does so too, but not for bodies, and it soon stops when many requests fail at once.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = self.uri if is_reserved(key) or not key else f"{self.uri}/{key}"
         # "from None": what boto3 raises may quote a header, and so a session token.
         try:
-            yield
+            for pause in _pauses_s(_client()):
+                try:
+                    return act(_client())
+                except (BotoCoreError, ClientError) as error:
+                    if not _passes(error):
+                        raise
+                time.sleep(pause)
+            return act(_client())
         except ClientError as error:
             raise _refusal(error, where, self.bucket) from None
         except BotoCoreError as error:
             raise _no_answer(error, where) from None
+
+
+def _body(client: "S3Client", bucket: str, name: str, part: Mapping[str, str]) -> bytes:
+    from botocore.exceptions import ClientError
+
+    try:
+        return client.get_object(Bucket=bucket, Key=name, **part)["Body"].read()  # type: ignore[arg-type]
+    except ClientError as error:
+        if _status(error) == 416:  # an empty object has no end
+            return b""
+        raise
+
+
+def _put_once(client: "S3Client", bucket: str, name: str, body: bytes) -> Literal["put", "stands", "no conditions"]:
+    from botocore.exceptions import ClientError
+
+    try:
+        client.put_object(Bucket=bucket, Key=name, Body=body, IfNoneMatch="*")
+    except ClientError as error:
+        if _status(error) == 412:
+            return "stands"
+        if _status(error) == 501:
+            return "no conditions"
+        raise
+    return "put"
 
 
 def _client() -> "S3Client":
@@ -199,15 +199,12 @@ def _written_ns(path: str) -> int:
 @functools.lru_cache(maxsize=4)
 def _client_of(_process: int, _settings: int) -> "S3Client":
     import boto3
-    import botocore.session
     from botocore.config import Config
 
     try:
-        settings = botocore.session.get_session()
-        session = boto3.session.Session(botocore_session=settings)
-        attempts = settings.get_config_variable("max_attempts") or _ATTEMPTS
+        session = boto3.session.Session()
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": attempts},
+            retries={"mode": "standard"},
             connect_timeout=5,
             read_timeout=READ_TIMEOUT_S,
             max_pool_connections=2 * READ_THREADS,
@@ -228,16 +225,31 @@ def _parts() -> "TransferConfig":
     return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 
-def _spoilt() -> tuple[type[Exception], ...]:
-    """Return what a body raises that is cut off or of another checksum; boto3 retries requests, not bodies."""
-    from botocore.exceptions import (
-        FlexibleChecksumError,
-        IncompleteReadError,
-        ReadTimeoutError,
-        ResponseStreamingError,
+def _pauses_s(client: "S3Client") -> tuple[float, ...]:
+    """Return how long to wait between attempts; none if the user said how many are to be made."""
+    retries = getattr(client.meta.config, "retries", None) or {}
+    return () if "total_max_attempts" in retries else _PAUSES_S
+
+
+def _passes(error: "BotoCoreError | ClientError") -> bool:
+    """Whether what was raised is likely to pass: an outage, a wish for less, a body that is cut off or damaged."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):  # 409: AWS says so where somebody else is just writing or deleting it
+        return _status(error) in (409, 429) or (_status(error) >= 500 and _status(error) != 501)
+    return isinstance(
+        error,
+        exceptions.ConnectionError
+        | exceptions.ReadTimeoutError
+        | exceptions.ConnectionClosedError
+        | exceptions.FlexibleChecksumError
+        | exceptions.IncompleteReadError
+        | exceptions.ResponseStreamingError,
     )
 
-    return (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+
+def _status(error: "ClientError") -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _endpoint() -> str:
@@ -250,7 +262,7 @@ def _refusal(error: "ClientError", where: str, bucket: str) -> StoreError:
     """Say what a server's refusal means."""
     code = str(error.response.get("Error", {}).get("Code", "no code"))
     said = _without_secrets(str(error.response.get("Error", {}).get("Message", "")))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = _status(error)
     if code == "NoSuchBucket":
         return StoreError(f"{where}: no bucket {bucket!r} at {_endpoint()}; create it or correct the URI")
     if status == 404 and error.operation_name in ("GetObject", "HeadObject"):
@@ -281,7 +293,7 @@ def _no_answer(error: "BotoCoreError", where: str) -> StoreError:
             )
         case exceptions.ParamValidationError():
             return StoreError(f"{where}: expected a bucket of 3 to 63 small letters, digits, '.' and '-'")
-        case exceptions.ConnectionError():
+        case exceptions.ConnectionError() | exceptions.ConnectionClosedError() | exceptions.ReadTimeoutError():
             return StoreError(f"{where}: no answer; check AWS_ENDPOINT_URL and the network\nboto3 says: {said}")
     return StoreError(f"{where}: boto3 cannot ask for it: {said}")
 
