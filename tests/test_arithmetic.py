@@ -1,22 +1,34 @@
 """Precision and compilation: close to fp32, the same bits whoever computes, and nothing left behind."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from victims import SmallCNN, grey_levels, noise
 
+import uapray
 from uapray.attack.objective import Objective
 from uapray.config import FP32, Arithmetic, Search, parse
+from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
+from uapray.experiment import find_missing, run_missing
+from uapray.grid import parse_grid
 from uapray.models import arithmetic
+from uapray.models.weights import save_classifier, wrap_module
+from uapray.models.zoo import build
+from uapray.plan import plan_grid
+from uapray.query import query
 from uapray.replica import Batch, Replica
 from uapray.resources import Resources, check_arithmetic
+from uapray.run import Run
+from uapray.store.results import open_results
 
 IMAGES = 24
 BF16 = Arithmetic(precision="bf16")
@@ -158,3 +170,48 @@ def test_rules_that_ask_for_no_gradient_have_no_precision() -> None:
     assert Search(rule="cma-es").gradients_in(BOTH) is None
     assert Search(rule="spgd").gradients_in(BOTH) == BOTH
     assert Search(rule="uap-fgsm").gradients_in(BOTH) == BF16
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> ImageSet:
+    return uapray.load_images("phantom:chest?images=120&size=32", "train")
+
+
+def test_from_python_another_precision_is_another_perturbation(phantoms: ImageSet) -> None:
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=0)
+    asked: dict[str, Any] = {"rule": "spgd", "norm": "l2", "max_epochs": 1}
+    exact, rounded = (uapray.perturb(module, phantoms, precision=how, **asked) for how in ("fp32", "bf16"))
+    assert not torch.equal(exact.perturbation, rounded.perturbation)
+    assert angle(exact.perturbation, rounded.perturbation) > 0.9
+    with pytest.raises(ConfigError, match="precision: tf32 exists on GPUs only"):
+        uapray.perturb(module, phantoms, precision="tf32", **asked)
+    with pytest.raises(ConfigError, match="perturb: precision: unknown 'half'"):
+        uapray.perturb(module, phantoms, precision="half", **asked)
+
+
+def test_rows_of_a_grid_say_in_which_precision_gradients_were_taken(tmp_path: Path, phantoms: ImageSet) -> None:
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=0)
+    wrapped = wrap_module(module, phantoms.class_names, 1, (32, 32), architecture="tiny-cnn")
+    save_classifier(wrapped, f"{tmp_path}/tiny.safetensors")
+    results, perturbations = open_results(f"{tmp_path}/store"), {}
+    for precision in ("fp32", "bf16"):
+        grid = {
+            "name": precision,
+            "data": [{"uri": "phantom:chest?images=120&size=32"}],
+            "classifiers": [{"weights": f"{tmp_path}/tiny.safetensors"}],
+            "norms": ["l2"],
+            "rules": ["spgd"],
+            "precision": precision,
+            "control_draws": 0,
+            "budget": {"max_epochs": 1},
+        }
+        plan = plan_grid(parse_grid(yaml.safe_dump(grid), origin="test"))
+        assert run_missing(Run(plan, results, Resources("local")), find_missing(plan, results)).failed == 0
+        perturbations[precision] = results.read_array(plan.trials[0].trial_id)
+    rows = query(results, "SELECT grid, rule, precision FROM trials ORDER BY grid DESC, rule DESC").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("fp32", "spgd", "fp32"),
+        ("fp32", "random", None),
+        ("bf16", "spgd", "bf16"),
+    ], "the random control stands already"
+    assert not np.array_equal(perturbations["fp32"], perturbations["bf16"])

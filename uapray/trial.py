@@ -27,6 +27,7 @@ from uapray.rendering import Rendering
 from uapray.rounds import Rounds
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
+from uapray.steady import one_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +238,12 @@ def find(
     )
     before = so_far or Progress()
     latest = before.snapshot
-    snapshots, epsilon = _begin(task, threat, settings, begin_at, latest)
     history = list(before.history) if latest is not None else []
-    for latest in snapshots:
-        history.extend(latest.measured)
-        watch(latest)
+    with one_thread():
+        snapshots, epsilon = _begin(task, threat, settings, begin_at, latest)
+        for latest in snapshots:
+            history.extend(latest.measured)
+            watch(latest)
     if latest is None:
         raise TrialError("the budget ended before the first perturbation was judged; allow more of it")
     if not latest.best.any():

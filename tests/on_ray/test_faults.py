@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 from foreign_victims import bright, greedy
 from torch import nn
@@ -54,6 +55,7 @@ def replicas(module: nn.Module, images: ImageSet, **settings: object) -> Iterato
     tuned = wrap_module(module, images.class_names, 1, SIZE).module
     pool = RayPool(tuned, {"train": share(images.images)}, replicas=2, **settings)  # type: ignore[arg-type]
     try:
+        ray.get([one.__ray_ready__.remote() for one in pool.replicas()])  # all of them have work from the beginning
         yield pool
     finally:
         pool.close()
