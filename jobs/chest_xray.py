@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     which = made.add_mutually_exclusive_group()
     which.add_argument("--grid", help="a grid file instead of the built-in one; --data replaces its data set")
     which.add_argument("--small", action="store_true", help="a small CNN at 96 px: minutes on two cores")
-    made.add_argument("--replicas", type=_positive, help="default: as many as the cluster holds, at least 1")
+    made.add_argument("--replicas", type=_positive, help="of a classifier; default: all that the cluster has room for")
     made.add_argument(
         "--gpus",
         type=_share,
@@ -108,7 +108,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is missing and print the table."""
     from uapray.cli.running import run_with_progress
     from uapray.experiment import Summary, standing_rows
-    from uapray.on_ray.session import holdings
     from uapray.plan import plan_grid
     from uapray.resources import Resources
     from uapray.store.results import open_results
@@ -119,10 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = Summary(0, len(plan.trials), 0)
     if plan.missing(plan.trials, standing_rows(results)):
         with connected(arguments.address) as joined:
-            held = holdings().replicas(cpus=1.0, gpus=arguments.gpus)
-            replicas = arguments.replicas or max(1, held)
-            # One trial more than replicas: none waits while a coordinator adds up.
-            resources = Resources(replicas=replicas, gpus=arguments.gpus, concurrency=replicas + 1, may_grow=joined)
+            resources = Resources(replicas=arguments.replicas, gpus=arguments.gpus, may_grow=joined)
             summary = run_with_progress(plan, results, resources, arguments.address)
     show(plan, results)
     print(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")

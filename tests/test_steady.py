@@ -19,7 +19,7 @@ def threads_as_before() -> Iterator[None]:
 
 
 def moved(threads: int) -> torch.Tensor:
-    """Return a large perturbation after steps of a rule whose sums are longer than one thread would take."""
+    """Return what a rule remembers after steps whose sums are longer than one thread would take."""
     torch.set_num_threads(threads)
     draw = torch.Generator().manual_seed(0)
     rule = spgd(p=2, xi=1.0, step_size=0.5, step_decay=1.0, momentum=0.9)
@@ -29,7 +29,7 @@ def moved(threads: int) -> torch.Tensor:
             gradients = torch.randn(3, 299, 299, dtype=torch.float64, generator=draw)
             state = rule.step(state, PartialUpdate(gradients, 1), 0.0)
     assert torch.get_num_threads() == threads
-    return state.v
+    return state.memory
 
 
 def test_steps_are_the_same_bits_with_any_number_of_threads() -> None:
