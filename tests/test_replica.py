@@ -74,7 +74,7 @@ def test_gradient_is_that_of_autograd_through_the_clipping(
     assert update.count == count
     # The gradient of a sure prediction is a difference of float32 numbers near 1, and a rectifier or the
     # clipping may fall on the other side for a single pixel.
-    assert (update.total - exact).norm() <= 1e-3 * exact.norm() + 1e-6
+    assert (update.total - exact).norm() <= 1e-3 * exact.norm() + 1e-5
     assert (update.total - exact).abs().median() <= 1e-6 * max(1.0, float(exact.abs().max()))
 
 

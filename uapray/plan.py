@@ -4,7 +4,8 @@ import hashlib
 import math
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -60,9 +61,10 @@ class Source:
         """Decode a split."""
         return self.dealt.images(split, self.size)
 
-    def count(self, split: str) -> int:
-        """Return how many images a split has, without decoding."""
-        return int((self.dealt.table["split"].to_numpy(zero_copy_only=False) == split).sum())
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """How many images each split has, without decoding."""
+        return Counter(self.dealt.table["split"].to_pylist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,20 +205,9 @@ class TrialStep:
 
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
-        search, targeted = self.search, self.threat.target is not None
-        if self.continued_from is not None:
-            search = search.refinement()
-        budget = search.budget
-        if search.rule == "random" or search.rule in BLACK_BOX:
-            return 0
-        count = self.source.count(self.made_on)
-        images = count - min(count * search.validation_share, search.max_validation_images)
-        if search.max_epochs == math.inf:
-            return budget.max_image_gradients or 0
-        starts, _ = how_many_starts(search, len(self.source.data.class_names), targeted=targeted)
-        pace = pace_of(int(images), search)
-        rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
-        return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
+        search = self.search if self.continued_from is None else self.search.refinement()
+        classes, count = len(self.source.data.class_names), self.source.counts[self.made_on]
+        return _image_gradients(search, count, classes, targeted=self.threat.target is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,6 +377,20 @@ def _content(reference: str) -> str:
 
 def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+@lru_cache
+def _image_gradients(search: Search, images: int, classes: int, *, targeted: bool) -> int:
+    """Estimate what a search will spend."""
+    budget = search.budget
+    if search.rule == "random" or search.rule in BLACK_BOX:
+        return 0
+    if search.max_epochs == math.inf:
+        return budget.max_image_gradients or 0
+    starts, _ = how_many_starts(search, classes, targeted=targeted)
+    pace = pace_of(int(images - min(images * search.validation_share, search.max_validation_images)), search)
+    rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
+    return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
 
 
 @lru_cache

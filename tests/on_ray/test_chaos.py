@@ -60,10 +60,10 @@ def mayhem(kills: int, seed: int, passes: int, seeds: int, tmp_path: Path) -> No
     words = [sys.executable, "-m", "uapray", "grid", "run", str(grid), "--store", str(tmp_path / "wild")]
     words += ["--save-every", "0.5", "--replicas", "2", "--address", "local"]
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    log = open(tmp_path / "log", "ab")  # noqa: SIM115 (closed with the process)
 
     def started() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(words, stderr=log, stdout=log, env=os.environ | {"PYTHONPATH": path})
+        with open(tmp_path / "log", "ab") as log:
+            return subprocess.Popen(words, stderr=log, stdout=log, env=os.environ | {"PYTHONPATH": path})
 
     driver, done, left = started(), 0, set[psutil.Process]()
     deaths = {"driver": 0, "replica": 0}

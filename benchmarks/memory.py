@@ -1,0 +1,104 @@
+"""What images and replicas cost a node in memory, and a plan its driver.
+
+    python benchmarks/memory.py [--images 7000] [--size 299] [--replicas 4] [--trials 100000]
+
+Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of replicas. A replica:
+its private memory after it has taken gradients of a batch, without its model. A plan: seconds and memory of a process
+that plans so many trials.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import torch
+
+from uapray.attack.objective import Objective
+from uapray.models.zoo import build
+from uapray.on_ray.pool import RayPool
+from uapray.on_ray.session import session, usage
+from uapray.on_ray.shared import share
+from uapray.pool import Deck
+
+MB = 2**20
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=7000)
+    parser.add_argument("--size", type=int, default=299)
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--architecture", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--plan-only", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.plan_only:
+        plan_many(asked.trials)
+        return
+    subprocess.run([sys.executable, __file__, "--plan-only", "--trials", str(asked.trials)], check=True)
+
+    shape = (asked.images, asked.size, asked.size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    module = build(asked.architecture, classes=2, channels=3, size=(asked.size, asked.size), initial_weights="random")
+    model = sum(tensor.nbytes for tensor in module.state_dict().values())
+    print(f"{asked.images} images: {images.nbytes / MB:,.0f} MB as uint8; {asked.architecture}: {model / MB:.0f} MB")
+    deck = Deck("train", np.arange(asked.batch_size), np.zeros(asked.batch_size, dtype=np.int64))
+    batches = deck.shuffled(batch_size=asked.batch_size, seed=0, epoch=0)
+    with session("local", cpus=asked.replicas):
+        shared = share(images)
+        del images
+        for replicas in (1, asked.replicas):
+            pool = RayPool(module, {"train": shared}, replicas=replicas)
+            for _ in range(3 * replicas):
+                pool.gradient(torch.zeros(3, asked.size, asked.size), batches, Objective())
+            private = [process.memory_full_info().uss for process in replica_processes()]
+            used = next(one.used for one in usage() if one.name.startswith("object store"))
+            print(
+                f"{replicas} replicas: object store {used * 1e9 / MB:,.0f} MB; private memory of a replica without its "
+                f"model {(max(private) - model) / MB:,.0f} MB at most, a batch of {asked.batch_size} included"
+            )
+            pool.close()
+
+
+def replica_processes() -> list[psutil.Process]:
+    """Return the processes of this driver's replicas."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "_Host" in " ".join(child.cmdline())]
+
+
+def plan_many(trials: int) -> None:
+    """Plan so many trials as `grid plan` does, print what it took."""
+    from uapray.grid import parse_grid
+    from uapray.plan import plan_grid
+
+    text = f"""
+name: large
+data: [{{uri: "phantom:chest?images=60&size=32"}}]
+classifiers: [{{architecture: tiny-cnn, initial_weights: random}}]
+rules: [spgd, sga]
+norms: [linf, l2]
+targets: [nontargeted, all]
+control: false
+seeds: {list(range(max(1, trials // 16)))}
+"""
+    grid = parse_grid(text, origin="memory.py")
+    begun = time.monotonic()
+    plan = plan_grid(grid)
+    for _, _, mine in plan.groups():
+        left = plan.missing(mine, set())
+        sum(trial.image_gradients() for trial in left)
+    seconds = time.monotonic() - begun
+    print(
+        f"{len(plan.trials):,} trials planned in {seconds:.1f} s; "
+        f"the process took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB at most"
+    )
+
+
+if __name__ == "__main__":
+    main()
