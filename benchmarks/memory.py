@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--images 7000] [--size 299] [--replicas 4] [--trials 100000]
 
 Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of replicas. A replica:
-its private memory after it has taken gradients of a batch, without its model. A plan: seconds and memory of a process
-that plans so many trials.
+its private memory besides its model, before it has work and after it has taken gradients of batches; the difference is
+what the activations of one batch take. A plan: seconds and memory of a process that plans so many trials.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import psutil
+import ray
 import torch
 
 from uapray.attack.objective import Objective
@@ -55,21 +56,22 @@ def main() -> None:
         del images
         for replicas in (1, asked.replicas):
             pool = RayPool(module, {"train": shared}, replicas=replicas)
-            for _ in range(3 * replicas):
-                pool.gradient(torch.zeros(3, asked.size, asked.size), batches, Objective())
-            private = [process.memory_full_info().uss for process in replica_processes()]
+            ray.get([one.__ray_ready__.remote() for one in pool.replicas()])
+            before = most_private() - model
+            pool.gradient(torch.zeros(3, asked.size, asked.size), batches * replicas * 3, Objective())
             used = next(one.used for one in usage() if one.name.startswith("object store"))
             print(
-                f"{replicas} replicas: object store {used * 1e9 / MB:,.0f} MB; private memory of a replica without its "
-                f"model {(max(private) - model) / MB:,.0f} MB at most, a batch of {asked.batch_size} included"
+                f"{replicas} replicas: object store {used * 1e9 / MB:,.0f} MB; private memory of a replica besides its "
+                f"model {before / MB:,.0f} MB, and {(most_private() - model) / MB:,.0f} MB after batches of "
+                f"{asked.batch_size}"
             )
             pool.close()
 
 
-def replica_processes() -> list[psutil.Process]:
-    """Return the processes of this driver's replicas."""
+def most_private() -> int:
+    """Return the private memory of the largest of this driver's replicas, bytes."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "_Host" in " ".join(child.cmdline())]
+    return max(child.memory_full_info().uss for child in children if "_Host" in " ".join(child.cmdline()))
 
 
 def plan_many(trials: int) -> None:

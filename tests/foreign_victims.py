@@ -50,3 +50,10 @@ class _Greedy(_Bright):
 def greedy(flag: str) -> nn.Module:
     """Return a classifier of brightness that runs out of memory once, in the process that finds the file."""
     return _Greedy(flag)
+
+
+class Unmakeable(_Bright):
+    """Brightness that cannot be copied, so that no replica of it can be made."""
+
+    def __deepcopy__(self, _memo: object) -> nn.Module:
+        raise RuntimeError("no copies of this")

@@ -1,9 +1,11 @@
 """Whatever dies, hangs or runs out of memory: the same bits, nothing lost, nothing twice."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import psutil
 import pytest
 import ray
 import torch
-from foreign_victims import bright, greedy
+from foreign_victims import Unmakeable, bright, greedy
 from torch import nn
 
 import uapray
@@ -20,7 +22,7 @@ from uapray.api import search_settings
 from uapray.config import Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
-from uapray.errors import TrialError
+from uapray.errors import ClusterError, TrialError
 from uapray.models.weights import wrap_module
 from uapray.on_ray.pool import RayPool
 from uapray.on_ray.shared import share
@@ -62,8 +64,14 @@ def replicas(module: nn.Module, images: ImageSet, **settings: object) -> Iterato
 
 
 def replica_processes() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "_Host" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children(recursive=True) if is_replica(child)]
+
+
+def is_replica(process: psutil.Process) -> bool:
+    try:
+        return "_Host" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_replica_out_of_memory_is_replaced(images: ImageSet, undisturbed: Found, tmp_path: Path) -> None:
@@ -92,6 +100,33 @@ def test_a_request_that_never_has_enough_memory_fails_its_trial_alone(images: Im
         finally:
             over.set()
             again.join()
+
+
+def test_replicas_killed_before_they_are_up_are_replaced(images: ImageSet, undisturbed: Found) -> None:
+    killed: list[int] = []
+
+    def kill_soon() -> None:
+        while len(killed) < 2:
+            for process in replica_processes():
+                if process.pid not in killed:
+                    killed.append(process.pid)
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            time.sleep(0.01)
+
+    killing = threading.Thread(target=kill_soon)
+    killing.start()
+    with replicas(bright(), images) as pool:
+        killing.join()
+        found = searched(pool, images)
+        assert len(pool.replicas()) == 2
+    assert len(killed) >= 2
+    assert torch.equal(found.perturbation, undisturbed.perturbation)
+
+
+def test_replicas_that_cannot_be_made_are_no_longer_tried(images: ImageSet) -> None:
+    with pytest.raises(ClusterError, match="did not start"), replicas(Unmakeable(), images):
+        pass
 
 
 def test_a_replica_that_hangs_is_replaced(images: ImageSet, undisturbed: Found) -> None:

@@ -179,11 +179,16 @@ class RayPool:
         while not self._load:
             ready, _ = ray.wait(list(self._coming), num_returns=1, timeout=_LOOK_S)
             for up in ready:
+                replica = self._coming.pop(up)
                 try:
                     ray.get(up)
                 except RayError as error:
-                    raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
-                self._load[self._coming.pop(up)] = 0
+                    if _cannot_be_made(error) or self._deaths >= TRIES_EACH * self._wanted:
+                        raise ClusterError(f"the replicas did not start: {_first_line(error)}") from error
+                    with self._turn:
+                        self._lose(replica, error)
+                else:
+                    self._load[replica] = 0
             if time.monotonic() > deadline:
                 raise ClusterError(f"the replicas did not start within {self._start_s:.0f} s")
             while_waiting()
@@ -295,6 +300,11 @@ def _sendable(v: Tensor) -> Any:
     """Return what to pass: small arrays travel inside the call, large ones through the object store, once a node."""
     array = v.numpy()
     return ray.put(array) if array.nbytes > LARGE_BYTES else array
+
+
+def _cannot_be_made(error: RayError) -> bool:
+    """Return whether it is the making of a replica that failed, as the next one's would, and not its process."""
+    return isinstance(error, RayTaskError) or "creation task" in str(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:
