@@ -48,7 +48,7 @@ def test_black_box_rules_are_made_on_his_images_and_all_rules_are_judged_on_the_
     climb, ascent, control = plan("hill-climb", "spgd").trials
     assert [trial.made_on for trial in (climb, ascent, control)] == [ATTACKER, "train", "train"]
     assert climb.source is ascent.source
-    assert climb.source.count("test") + climb.source.count(ATTACKER) == plan("spgd").trials[0].source.count("test")
+    assert climb.source.counts["test"] + climb.source.counts[ATTACKER] == plan("spgd").trials[0].source.counts["test"]
     assert climb.source.attacker_share == 0.3
     assert climb.image_gradients() == 0
 
@@ -79,5 +79,5 @@ def test_a_grid_of_black_box_rules_runs(tmp_path: Path) -> None:
     assert {row["source"].split("/")[1] for row in rows} == {ATTACKER}
     assert {row["image_gradients"] for row in rows} == {0}
     assert [row["epsilon"] is None for row in rows] == [True, False]
-    assert all(row["images"] == asked.trials[0].source.count("test") for row in rows)
+    assert all(row["images"] == asked.trials[0].source.counts["test"] for row in rows)
     assert query(results, "SELECT count(*) AS n FROM history").to_pylist()[0]["n"] > 2
