@@ -141,7 +141,7 @@ def _side_by_side(run: Run, groups: Sequence[Group], note: Noting) -> int:
             while waiting or lanes:
                 at_once, replicas = share_out(wanted, room(wanted), len(waiting) + len(lanes))
                 mine = replace(run, resources=replace(wanted, replicas=replicas))
-                while waiting and (len(lanes) < at_once or (wanted.may_grow and not floor.opening)):
+                while waiting and (len(lanes) < at_once or (wanted.may_grow and len(lanes) == len(floor.pools))):
                     lanes.add(threads.submit(run_group, mine, waiting.popleft(), shelf, floor, note))
                 if not waiting and wanted.replicas is None:
                     floor.grow(replicas)

@@ -59,41 +59,29 @@ class Floor:
     """The replicas of all groups that run now; threads share it.
 
     Attributes:
-        pools: By group.
-        opening: Groups whose first replica is yet to come.
+        pools: Of the groups that have replicas.
         lost: Replicas lost by groups that have ended.
         dealt_again: Requests dealt a second time by groups that have ended.
     """
 
     pools: list[RayPool] = field(default_factory=list)
-    opening: int = 0
     lost: int = 0
     dealt_again: int = 0
     _lock: Lock = field(default_factory=Lock)
 
     @contextmanager
-    def entered(self) -> Iterator[Callable[[ReplicaPool], None]]:
-        """Count a group as opening until it says which replicas it has, and these until the block ends."""
-        mine: list[RayPool] = []
+    def entered(self, pool: ReplicaPool) -> Iterator[None]:
+        """Count the replicas of a group inside the block."""
+        mine = [pool] if isinstance(pool, RayPool) else []
         with self._lock:
-            self.opening += 1
-        waiting = [True]
-
-        def opened(pool: ReplicaPool) -> None:
-            with self._lock:
-                self.opening -= waiting.pop()
-                if isinstance(pool, RayPool):
-                    mine.append(pool)
-                    self.pools.append(pool)
-
+            self.pools.extend(mine)
         try:
-            yield opened
+            yield
         finally:
             with self._lock:
-                self.opening -= sum(waiting)
-                for pool in mine:
-                    self.pools.remove(pool)
-                    self.lost, self.dealt_again = self.lost + pool.lost, self.dealt_again + pool.dealt_again
+                for one in mine:
+                    self.pools.remove(one)
+                    self.lost, self.dealt_again = self.lost + one.lost, self.dealt_again + one.dealt_again
 
     def totals(self) -> dict[str, float]:
         """Return what the metrics say of replicas."""
@@ -126,7 +114,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
         if run.stop.is_set():
             raise StoppedError(STOPPED)
 
-    with shelf.taken(group.source, group.splits) as held, floor.entered() as opened:
+    with shelf.taken(group.source, group.splits) as held:
         check()
         try:
             classifier = _obtain(run, group.victim, held, check)
@@ -139,8 +127,8 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
         check_fits(classifier, held.images["train"])
         needed = {*(trial.made_on for trial in group.trials), "train", *group.trials[0].splits}
         decks = held.select(needed)
-        with open_pool(classifier, decks, run.resources, check, run.plan.grid.arithmetic) as pool:
-            opened(pool)
+        replicas = open_pool(classifier, decks, run.resources, check, run.plan.grid.arithmetic)
+        with replicas as pool, floor.entered(pool):
             return _run_trials(run, Arena(StoppablePool(pool, check), decks.images), classifier, group, note)
 
 
