@@ -123,6 +123,9 @@ def _command(weed: str, folder: Path, host: str, ports: dict[str, int], server: 
         f"-ip.bind={host}",
         f"-dir={folder / 'data'}",
         f"-s3.config={identities}",
+        # Each bucket takes volumes of its own; left alone, their number follows from the free disk.
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=1000",
         "-master.telemetry=false",
         "-admin.ui=false",
         "-webdav=false",
