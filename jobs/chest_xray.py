@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         help="GPUs of a replica and of a training worker; 0.5: two share one",
     )
+    made.add_argument("--part", help="run a part of the grid, e.g. 3/8: eight jobs share it")
     made.add_argument(
         "--address",
         help="Ray cluster, or 'local'; default: RAY_ADDRESS, else the one on this machine, else local",
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     results = open_results(arguments.store)
     grid, base = chosen_grid(arguments)
-    plan = plan_grid(grid, base=base)
+    plan = plan_grid(grid, base=base).part_named(arguments.part)
     summary = Summary(0, len(plan.trials), 0)
     if plan.missing(plan.trials, standing_rows(results)):
         with connected(arguments.address) as joined:

@@ -12,11 +12,12 @@ import yaml
 from PIL import Image
 from test_report import Shop
 
+from uapray.data.images import ImageSet
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError, StoppedError
 from uapray.experiment import Summary, find_missing, run_missing, unmended
 from uapray.grid import parse_grid
-from uapray.plan import Plan, plan_grid
+from uapray.plan import Plan, Source, plan_grid
 from uapray.resources import Resources
 from uapray.run import Run, Watcher
 from uapray.store.results import Results, open_results
@@ -89,6 +90,21 @@ def test_one_function_serves_data_sets_of_different_sizes(tmp_path: Path, result
     missing = find_missing(planned, results)
     assert run_missing(Run(planned, results, LOCAL), missing).done == 4
     assert not find_missing(planned, results).groups
+
+
+def test_the_only_data_set_is_decoded_once(tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(tmp_path, write_data(tmp_path / "one.parquet"))
+    decode, asked = Source.images, list[str]()
+
+    def counted(source: Source, split: str) -> ImageSet:
+        asked.append(split)
+        return decode(source, split)
+
+    monkeypatch.setattr(Source, "images", counted)
+    missing = find_missing(planned, results)
+    assert run_missing(Run(planned, results, LOCAL), missing).done == 2
+    assert sorted(asked) == ["test", "train"]
+    assert not missing.decoded
 
 
 def test_a_store_that_breaks_ends_the_run_and_not_what_stands(tmp_path: Path, results: Results) -> None:

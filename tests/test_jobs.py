@@ -129,6 +129,15 @@ class TestCommandLine:
         assert len(said.splitlines()) <= 2
         assert not store.exists()
 
+    def test_a_part_that_is_none_is_refused(
+        self, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = tmp_path / "store"
+        words = ["--store", str(store), "--data", "phantom:chest?images=48", "--small", "--part", "3/2"]
+        assert job["main"](words) == 2
+        assert "--part: expected NUMBER/PARTS" in capsys.readouterr().err
+        assert not store.exists()
+
     def test_every_command_that_is_shown_is_one_it_takes(self, job: dict[str, Any]) -> None:
         names = ("ray-cluster.yaml", "cluster/on-premise.yaml", "docs/clusters.md")
         text = SCRIPT.read_text() + "".join((ROOT / name).read_text() for name in names)

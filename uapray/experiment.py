@@ -1,14 +1,13 @@
 """Joins plan, replicas and store: what the command line and a job script call."""
 
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uapray.data.images import ImageSet
 from uapray.errors import RunError, StoppedError, StoreError
-from uapray.group import Floor, Group, begin_with, model_key, run_group, sample_of
+from uapray.group import Floor, Group, begin_with, decoded, model_key, run_group, sample_of
 from uapray.on_ray.metrics import Metrics
 from uapray.on_ray.session import expect_room
 from uapray.plan import Plan
@@ -72,9 +71,11 @@ class Missing:
 
     Attributes:
         groups: The trials that are missing, by classifier and data set.
+        decoded: Images of the data set that is wanted first, by its key; who takes them removes them.
     """
 
     groups: tuple[Group, ...]
+    decoded: dict[str, dict[str, ImageSet]] = field(default_factory=dict)
 
 
 def find_missing(plan: Plan, results: Results) -> Missing:
@@ -86,17 +87,21 @@ def find_missing(plan: Plan, results: Results) -> Missing:
     standing = standing_rows(results)
     groups = []
     samples: dict[str, ImageSet] = {}
+    kept: dict[str, dict[str, ImageSet]] = {}
     for victim, source, trials in plan.groups():
         left = plan.missing(trials, standing)
         if left:
             if source.key not in samples:
-                samples[source.key] = sample_of(source, left[0].splits)
+                images = decoded(source, left[0].splits)
+                samples[source.key] = sample_of(images["train"])
+                if not kept:
+                    kept[source.key] = images
             groups.append(Group(victim, source, left, standing))
             if victim.train is None or not results.objects.exists(model_key(victim)):
                 begin_with(victim, samples[source.key])
     if groups:
         results.objects.check()
-    return Missing(tuple(groups))
+    return Missing(tuple(groups), kept)
 
 
 def run_missing(run: Run, missing: Missing) -> Summary:
@@ -118,23 +123,23 @@ def run_missing(run: Run, missing: Missing) -> Summary:
         expect_room("workers", wanted.workers, cpus=wanted.cpus, gpus=wanted.gpus)
     asked = sum(len(group.trials) for group in missing.groups)
     try:
-        with noting(run.results.objects, run.plan.grid.name, asked) as note:
-            failed = _side_by_side(run, missing.groups, note)
+        with noting(run.results.objects, run.plan.grid.name, asked, run.plan.share) as note:
+            failed = _side_by_side(run, missing, note)
     except StoreError as error:
         raise RunError(f"{error}; what is finished stays, and the same command goes on from there") from error
     return Summary(asked - failed, len(run.plan.trials) - asked, failed)
 
 
-def _side_by_side(run: Run, groups: Sequence[Group], note: Noting) -> int:
+def _side_by_side(run: Run, missing: Missing, note: Noting) -> int:
     """Run groups, as many at a time as there is room for; return how many trials failed.
 
     Where more machines may come, one group more begins whenever all that began have a replica: what it waits for is
     what brings the machines.
     """
-    wanted, failed, errors = run.resources, 0, list[BaseException]()
+    wanted, groups, failed, errors = run.resources, missing.groups, 0, list[BaseException]()
     run = replace(run, watcher=replace(run.watcher, spent=note.spent, unkept=note.unkept))
     metrics = Metrics(run.plan.grid.name) if wanted.kind == "ray" else None
-    shelf, floor = Shelf(wanted, [group.source.key for group in groups]), Floor()
+    shelf, floor = Shelf(wanted, [group.source.key for group in groups], missing.decoded), Floor()
     waiting, lanes = deque(groups), set[Future[int]]()
     with ThreadPoolExecutor(max(1, len(groups))) as threads:
         try:

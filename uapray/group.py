@@ -137,8 +137,8 @@ def splits_of(source: Source, judged: tuple[str, ...]) -> list[str]:
     return sorted({"train", *judged} | {"val", ATTACKER} & set(source.dealt.splits()))
 
 
-def sample_of(source: Source, judged: tuple[str, ...]) -> ImageSet:
-    """Decode all that a grid needs of a data set, and return two images that stand for it.
+def decoded(source: Source, judged: tuple[str, ...]) -> dict[str, ImageSet]:
+    """Return all that a grid needs of a data set, by split.
 
     Raises:
         DataError: If a picture is damaged or of another size than the others.
@@ -148,7 +148,12 @@ def sample_of(source: Source, judged: tuple[str, ...]) -> ImageSet:
     if len(set(sizes.values())) > 1:
         came = ", ".join(f"{split} {size}" for split, size in sizes.items())
         raise DataError(f"{source.name}: expected splits of one size, got {came}; name a 'size' to bring them to")
-    return kept["train"].select(np.arange(min(2, len(kept["train"]))))
+    return kept
+
+
+def sample_of(images: ImageSet) -> ImageSet:
+    """Return two images that stand for all."""
+    return images.select(np.arange(min(2, len(images))))
 
 
 def model_key(victim: Victim) -> str:
@@ -172,7 +177,7 @@ def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
 
 def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> Classifier:
     """Return the classifier: given, out of the store, or trained now and stored."""
-    sample = held.images["train"].select(np.arange(min(2, len(held.images["train"]))))
+    sample = sample_of(held.images["train"])
     if victim.train is None:
         return begin_with(victim, sample)
     objects, key = run.results.objects, model_key(victim)

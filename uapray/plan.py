@@ -212,11 +212,19 @@ class TrialStep:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All steps of a grid, in the order in which they are named."""
+    """The steps of a grid, or of a part of it, in the order in which they are named.
+
+    Attributes:
+        grid: What is wanted.
+        victims: The classifiers.
+        trials: The searches on them.
+        share: Which part it is, and of how many.
+    """
 
     grid: Grid
     victims: tuple[Victim, ...]
     trials: tuple[TrialStep, ...]
+    share: tuple[int, int] = (1, 1)
 
     def missing(self, trials: Sequence[TrialStep], standing: Set[tuple[str, str]]) -> tuple[TrialStep, ...]:
         """Return the trials of which a judgement, by table and key, is not among those that stand."""
@@ -230,7 +238,21 @@ class Plan:
         together = chains(self.trials)
         first, last = (len(together) * (number - 1) // of, len(together) * number // of)
         mine = {trial.trial_id for chain in together[first:last] for trial in chain}
-        return replace(self, trials=tuple(trial for trial in self.trials if trial.trial_id in mine))
+        trials = tuple(trial for trial in self.trials if trial.trial_id in mine)
+        return replace(self, trials=trials, share=(number, of))
+
+    def part_named(self, text: str | None) -> "Plan":
+        """Return the part that a text such as ``3/8`` names, or all for None.
+
+        Raises:
+            ConfigError: If it names none.
+        """
+        if text is None:
+            return self
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ConfigError(f"--part: expected NUMBER/PARTS, from 1/8 to 8/8, got {text!r}")
+        return self.part(int(number), int(of))
 
     def groups(self) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the trials that share a classifier and a data set."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
+from uapray.data.images import ImageSet
 from uapray.plan import Source
 from uapray.resources import Held, Resources, hold
 
@@ -19,13 +20,17 @@ class _Place:
 class Shelf:
     """Where the groups of a run, which threads may share, take their images from."""
 
-    def __init__(self, resources: Resources, wanted: Iterable[str]) -> None:
+    def __init__(
+        self, resources: Resources, wanted: Iterable[str], decoded: dict[str, dict[str, ImageSet]] | None = None
+    ) -> None:
         """Prepare for as many readers.
 
         Args:
             resources: Where replicas will want the images.
             wanted: Key of the data set of each group.
+            decoded: Images that are decoded already, by the key of their data set; taken out when they are wanted.
         """
+        self._decoded = {} if decoded is None else decoded
         self._resources = resources
         self._left = Counter(wanted)
         self._places = {key: _Place() for key in self._left}
@@ -38,7 +43,7 @@ class Shelf:
         try:
             with place.lock:
                 if place.held is None:
-                    place.held = hold({split: source.images(split) for split in splits}, self._resources)
+                    place.held = hold(self._images(source, splits), self._resources)
                 held = place.held
             yield held
         finally:
@@ -46,3 +51,7 @@ class Shelf:
                 self._left[source.key] -= 1
                 if not self._left[source.key]:
                     place.held = None
+
+    def _images(self, source: Source, splits: Iterable[str]) -> dict[str, ImageSet]:
+        ready = self._decoded.pop(source.key, {})
+        return {split: ready[split] if split in ready else source.images(split) for split in splits}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from uapray.data.images import ImageSet, hold_out
 from uapray.models.card import Card, Classifier
-from uapray.models.scores import Scores, score_classifier
+from uapray.models.scores import Scores, score
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
 from uapray.models.zoo import build
@@ -33,7 +33,7 @@ def train_classifier(
         train, validation = images["train"], images["val"]
     else:
         train, validation = hold_out(images["train"], step.recipe.validation_share, step.seed)
-    fitted = fit_on_ray(
+    trained = fit_on_ray(
         initial.module,
         train,
         validation,
@@ -43,12 +43,14 @@ def train_classifier(
         cpus=resources.cpus,
         gpus=resources.gpus,
         may_grow=resources.may_grow,
+        judged=images,
         on_epoch=on_epoch,
         while_waiting=while_waiting,
     )
-    initial.module.load_state_dict(fitted.state)
+    initial.module.load_state_dict(trained.fitted.state)
     classifier = make_classifier(initial.module, initial.card)
-    scores = {name: score_classifier(classifier, one) for name, one in images.items()}
+    names = classifier.card.class_names
+    scores = {name: score(one.labels, trained.probabilities[name], names) for name, one in images.items()}
     metrics = {name: one.plain() for name, one in scores.items()}
     card = classifier.card.model_copy(update={"metrics": metrics})
     return Classifier(classifier.module, card, classifier.sha256), scores

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +239,18 @@ def test_compacting_what_is_not_there(
 def test_a_part_that_is_none(part: str, tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:
     said = refused("grid", "run", grid(), "--store", tmp_path / "store", "--part", part)
     assert f"--part: expected NUMBER/PARTS, from 1/8 to 8/8, got '{part}'" in said
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    scheme: str, tmp_path: Path, refused: Said, grid: Callable[..., Path]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        address = f"{scheme}127.0.0.1:{nobody.getsockname()[1]}"
+        said = refused("grid", "run", grid(), "--store", tmp_path / "store", "--address", address)
+    assert f"Ray at '{address}' did not answer: [Errno 111] Connection refused; is the cluster up?" in said
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_precision_that_is_none_or_not_here(tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:

@@ -1,5 +1,10 @@
 """Training on Ray Train: one worker or two, and what goes wrong."""
 
+import os
+import signal
+
+import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -8,8 +13,9 @@ import uapray
 from uapray.data.images import ImageSet, hold_out
 from uapray.errors import ConfigError, TrialError
 from uapray.models.recipe import recipe_of
-from uapray.models.training import EpochReport, FitResult
-from uapray.on_ray.training import fit_on_ray
+from uapray.models.scores import predict_probabilities
+from uapray.models.training import EpochReport
+from uapray.on_ray.training import TRIES, Trained, fit_on_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -27,21 +33,49 @@ def linear() -> nn.Module:
     return module
 
 
-def trained(parts: tuple[ImageSet, ImageSet], workers: int) -> tuple[FitResult, list[EpochReport]]:
+def trained(parts: tuple[ImageSet, ImageSet], workers: int, kills: int = 0) -> tuple[Trained, list[EpochReport]]:
+    """Train, and kill every worker after its first epoch so many times."""
     told: list[EpochReport] = []
-    recipe = recipe_of({"base": "quick", "epochs": 2, "batch_size": 16})
-    result = fit_on_ray(linear(), *parts, recipe, seed=1, workers=workers, on_epoch=told.append)
-    return result, told
+
+    def on_epoch(report: EpochReport) -> None:
+        told.append(report)
+        if report.epoch == 0 and sum(one.epoch == 0 for one in told) <= kills:
+            for child in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(child.cmdline()):
+                    os.kill(child.pid, signal.SIGKILL)
+
+    recipe = recipe_of({"base": "quick", "epochs": 40 if kills else 2, "patience": None, "batch_size": 16})
+    judged = {"validation": parts[1]}
+    return fit_on_ray(linear(), *parts, recipe, seed=1, workers=workers, judged=judged, on_epoch=on_epoch), told
 
 
 def test_two_workers_learn_what_one_learns(parts: tuple[ImageSet, ImageSet]) -> None:
     one, told_by_one = trained(parts, 1)
     two, told_by_two = trained(parts, 2)
     assert [report.epoch for report in told_by_one] == [report.epoch for report in told_by_two] == [0, 1]
-    assert one.best_epoch == two.best_epoch
-    for name, weights in one.state.items():
+    assert one.fitted.best_epoch == two.fitted.best_epoch
+    for name, weights in one.fitted.state.items():
         assert weights.any()
-        torch.testing.assert_close(two.state[name], weights, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(two.fitted.state[name], weights, rtol=1e-3, atol=1e-5)
+    module = linear()
+    module.load_state_dict(one.fitted.state)
+    np.testing.assert_allclose(one.probabilities["validation"], predict_probabilities(module, parts[1]), rtol=1e-6)
+
+
+def test_a_lost_worker_costs_time_alone(parts: tuple[ImageSet, ImageSet]) -> None:
+    lost, told = trained(parts, 1, kills=1)
+    assert [report.epoch for report in told].count(0) == 2, "it began again"
+    quiet = fit_on_ray(
+        linear(), *parts, recipe_of({"base": "quick", "epochs": 40, "patience": None, "batch_size": 16}), seed=1
+    )
+    for name, weights in quiet.fitted.state.items():
+        assert torch.equal(lost.fitted.state[name], weights)
+
+
+@pytest.mark.slow
+def test_workers_that_are_always_lost_end_it(parts: tuple[ImageSet, ImageSet]) -> None:
+    with pytest.raises(TrialError, match=f"^training failed {TRIES} times: "):
+        trained(parts, 1, kills=TRIES)
 
 
 def test_what_a_worker_cannot_do_is_told_without_ray_around_it(parts: tuple[ImageSet, ImageSet]) -> None:

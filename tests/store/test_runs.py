@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from uapray.objects import open_objects
-from uapray.store.runs import RENEWED_S, RunNote, noting, run_notes
+from uapray.store.runs import RENEWED_S, RunNote, latest_notes, noting, run_notes
 
 
 def test_a_note_says_what_is_under_way_until_the_run_ends(tmp_path: Path) -> None:
@@ -39,6 +39,23 @@ def test_the_latest_note_comes_last_and_a_damaged_one_is_left_out(tmp_path: Path
     objects.write("runs/damaged.json", b"{")
     objects.write("runs/foreign.json", b"[1]")
     assert [note.grid for note in run_notes(objects)] == ["first", "second"]
+
+
+def test_of_a_grid_in_parts_each_part_is_told_once(tmp_path: Path) -> None:
+    objects = open_objects(str(tmp_path))
+    with noting(objects, "chest", 90):  # before it was divided
+        pass
+    with noting(objects, "chest", 5, (2, 3)):
+        with noting(objects, "chest", 9, (2, 3)):  # a second driver on the same part, and the first goes on
+            pass
+        with noting(objects, "chest", 4, (1, 3)), noting(objects, "skin", 7):
+            told = latest_notes(objects, datetime.now(UTC))
+    assert [(one.grid, one.part, one.of, one.to_do) for one in told] == [
+        ("chest", 1, 3, 4),
+        ("chest", 2, 3, 5),
+        ("skin", 1, 1, 7),
+    ]
+    assert all(one.running(datetime.now(UTC)) for one in told)
 
 
 def test_a_store_that_takes_no_note_does_not_end_the_run(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def run(
     from uapray.store.results import open_results
 
     results = open_results(store)
-    planned = load_plan(grid) if part is None else load_plan(grid).part(*_numbers_of(part))
+    planned = load_plan(grid).part_named(part)
     resources = Resources(
         replicas=replicas,
         concurrency=concurrency,
@@ -106,7 +106,7 @@ def status(
         typer.Option(help="Ray cluster to ask as well: auto, ray://host:port or host:port.", show_default=False),
     ] = None,
 ) -> None:
-    """Show what is done, running, failed and why, and to do, as of each grid's latest run.
+    """Show what is done, running, failed and why, and to do, as of the latest run of each grid or part of it.
 
     All of it comes from the store; ``--address`` asks the cluster too.
 
@@ -118,7 +118,7 @@ def status(
     from uapray.experiment import standing_rows, unmended
     from uapray.query import query
     from uapray.store.results import open_results
-    from uapray.store.runs import run_notes
+    from uapray.store.runs import latest_notes
 
     results = open_results(store)
     done = query(
@@ -128,18 +128,17 @@ def status(
     ).to_pylist()
     by_grid = {one["grid"]: one for one in done}
     failed = unmended(results)
-    notes = {note.grid: note for note in run_notes(results.objects)}  # the latest of each
+    notes = latest_notes(results.objects, now := datetime.now(UTC))
     rows = []
-    for name in sorted({*by_grid, *notes, *(one["grid"] for one in failed)}):
-        one, note = by_grid.get(name), notes.get(name)
-        running = note is not None and note.running(datetime.now(UTC))
+    for name in sorted({*by_grid, *(note.grid for note in notes), *(one["grid"] for one in failed)}):
+        one, mine = by_grid.get(name), [note for note in notes if note.grid == name]
         rows.append(
             [
                 name,
                 str(one["trials"] if one else 0),
-                str(note.under_way) if note and running else "0",
+                str(sum(note.under_way for note in mine if note.running(now))),
                 str(sum(failure["grid"] == name for failure in failed)),
-                "–" if note is None else str(note.to_do),
+                str(sum(note.to_do for note in mine)) if mine else "–",
                 f"{one['rows']}" if one else "0",
                 f"{one['latest']:%Y-%m-%d %H:%M} UTC" if one else "–",
             ]
@@ -156,15 +155,15 @@ def status(
         tables.show(f"failed, the latest {len(why)} of {len(failed)}", ["step key", "step", "why", "attempt"], why)
     running_now = [
         [
-            note.grid,
+            note.grid if note.of == 1 else f"{note.grid} {note.part}/{note.of}",
             f"{note.replicas.get('uapray_replicas', 0):.0f}",
             f"{note.replicas.get('uapray_replicas_busy_share', 0):.0%}",
             f"{note.image_gradients / max(note.seconds, 1):,.0f}",
             f"{note.replicas.get('uapray_replicas_lost', 0):.0f}",
             str(note.store_errors),
         ]
-        for note in notes.values()
-        if note.running(datetime.now(UTC))
+        for note in notes
+        if note.running(now)
     ]
     if running_now:
         columns = ["grid", "replicas", "busy", "image-gradients/s", "replicas lost", "store errors"]
@@ -180,16 +179,6 @@ def status(
         planned = load_plan(grid)
         left = planned.missing(planned.trials, standing_rows(results))
         typer.echo(f"to do of {planned.grid.name}: {len(left)} of {len(planned.trials)} trials")
-
-
-def _numbers_of(part: str) -> tuple[int, int]:
-    """Return which part of how many."""
-    from uapray.errors import ConfigError
-
-    number, _, of = part.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise ConfigError(f"--part: expected NUMBER/PARTS, from 1/8 to 8/8, got {part!r}")
-    return int(number), int(of)
 
 
 def load_plan(grid: str) -> "Plan":

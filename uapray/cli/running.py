@@ -12,7 +12,7 @@ from uapray.coordinator import Snapshot
 from uapray.experiment import Summary, find_missing, run_missing
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
-from uapray.on_ray.session import LOCAL, session
+from uapray.on_ray.session import LOCAL, knock, session
 from uapray.plan import Plan, TrialStep, Victim
 from uapray.resources import Resources, check_arithmetic
 from uapray.run import Run, Watcher
@@ -25,6 +25,7 @@ def run_with_progress(
 ) -> Summary:
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
     check_arithmetic(plan.grid.arithmetic, resources)
+    knock(address)
     for source in {trial.source.key: trial.source for trial in plan.trials}.values():
         tell_shared_patients(source.data)
     with board() as progress:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import ray
 from uapray.errors import ClusterError, ConfigError
 
 LOCAL = "local"
+_ANSWER_S = 5.0
 
 
 @contextmanager
@@ -26,12 +28,14 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         cpus: Cores that a Ray of its own may use; None: as many as the machine has.
 
     Raises:
-        ClusterError: If the cluster does not answer.
+        ConfigError: If nothing listens there.
+        ClusterError: If what listens there does not answer as Ray.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    knock(address)
     chosen = address or os.environ.get("RAY_ADDRESS") or LOCAL
     own = {"include_dashboard": False, "num_cpus": cpus} if chosen == LOCAL else {}
     try:
@@ -43,6 +47,22 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+def knock(address: str | None) -> None:
+    """Find out at once whether anything listens where `session` would connect; Ray takes a minute, and prints pages.
+
+    Raises:
+        ConfigError: If nothing does.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"Ray at {address!r} did not answer: {error}; is the cluster up?") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,41 +2,61 @@
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from uapray.data.images import ImageSet
-from uapray.errors import TrialError
+from uapray.errors import TrialError, UaprayError
 from uapray.models.recipe import Recipe
+from uapray.models.scores import predict_probabilities
 from uapray.models.training import EpochReport, FitResult, fit
 from uapray.on_ray.session import expect_room
 
+TRIES = 3
 _POLL_S = 0.5
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What training on a cluster gives.
+
+    Attributes:
+        fitted: See `FitResult`.
+        probabilities: Of the classes, float64 ``(n, k)``, by the name of each set that was to be judged.
+    """
+
+    fitted: FitResult
+    probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
 class _Mailbox:
-    """What the first worker has to say; any node reaches it, so no shared disk is needed."""
+    """What the first worker has to say; it lives beside the driver, so no shared disk is needed."""
 
     def __init__(self) -> None:
         self._reports: list[EpochReport] = []
-        self._result: FitResult | None = None
+        self._result: Trained | None = None
 
     def report(self, report: EpochReport) -> None:
         self._reports.append(report)
 
-    def finish(self, result: FitResult) -> None:
+    def finish(self, result: Trained) -> None:
         self._result = result
 
     def reports(self, since: int) -> list[EpochReport]:
         return self._reports[since:]
 
-    def result(self) -> FitResult | None:
+    def result(self) -> Trained | None:
         return self._result
 
 
@@ -62,7 +82,12 @@ def _work(config: dict[str, Any]) -> None:
         on_epoch=(lambda report: mailbox.report.remote(report)) if first else (lambda _: None),
     )
     if first:
-        ray.get(mailbox.finish.remote(result))
+        inner = module.module if world > 1 else module
+        judged = {
+            name: predict_probabilities(inner, ray.get(images), device=get_device())
+            for name, images in config["judged"].items()
+        }
+        ray.get(mailbox.finish.remote(Trained(result, judged)))
 
 
 def fit_on_ray(
@@ -76,10 +101,13 @@ def fit_on_ray(
     cpus: float = 1.0,
     gpus: float = 0.0,
     may_grow: bool = False,
+    judged: Mapping[str, ImageSet] = MappingProxyType({}),
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
     while_waiting: Callable[[], None] = lambda: None,
-) -> FitResult:
+) -> Trained:
     """Train on the connected cluster; the arguments are those of ``fit`` and what a worker gets.
+
+    A worker that is lost costs the epochs made so far: training begins again, up to `TRIES` times in all.
 
     Args:
         module: The classifier with its initial weights.
@@ -91,6 +119,7 @@ def fit_on_ray(
         cpus: Cores of a worker, which are also its threads.
         gpus: GPUs of a worker.
         may_grow: Whether more nodes may come; then workers that do not fit yet are waited for.
+        judged: Image sets, by name, that the first worker judges the trained classifier on.
         on_epoch: Called here after each epoch.
         while_waiting: Called here twice a second; it may raise to end the training.
 
@@ -100,26 +129,50 @@ def fit_on_ray(
     """
     if not may_grow:
         expect_room("workers", workers, cpus=cpus, gpus=gpus)
-    mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
     need = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    with tempfile.TemporaryDirectory(prefix="uapray-train-") as scratch:
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={
-                "module": ray.put(module),
-                "train": ray.put(train),
-                "validation": ray.put(validation),
-                "recipe": recipe,
-                "seed": seed,
-                "threads": max(1, int(cpus)),
-                "mailbox": mailbox,
-            },
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=need),
-            run_config=RunConfig(storage_path=scratch, name="train"),
-        )
-        _run(trainer, mailbox, on_epoch, while_waiting)
-    result: FitResult | None = ray.get(mailbox.result.remote())
-    ray.kill(mailbox)
+    refs = {id(images): ray.put(images) for images in (train, validation, *judged.values())}
+    config = {
+        "module": ray.put(module),
+        "train": refs[id(train)],
+        "validation": refs[id(validation)],
+        "judged": {name: refs[id(images)] for name, images in judged.items()},
+        "recipe": recipe,
+        "seed": seed,
+        "threads": max(1, int(cpus)),
+    }
+    scaling = ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=need)
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return _once(config, scaling, on_epoch, while_waiting)
+        except _LostError as error:
+            if not tries_left:
+                cause = error.__cause__
+                raise TrialError(f"training failed {TRIES} times: {type(cause).__name__}: {cause}") from cause
+    raise AssertionError("unreachable")
+
+
+class _LostError(Exception):
+    """Training ended for a reason that may not be there the next time."""
+
+
+def _once(
+    config: dict[str, Any],
+    scaling: ScalingConfig,
+    on_epoch: Callable[[EpochReport], None],
+    while_waiting: Callable[[], None],
+) -> Trained:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        with tempfile.TemporaryDirectory(prefix="uapray-train-") as scratch:
+            where = RunConfig(storage_path=scratch, name="train")
+            trainer = TorchTrainer(
+                _work, train_loop_config={**config, "mailbox": mailbox}, scaling_config=scaling, run_config=where
+            )
+            _run(trainer, mailbox, on_epoch, while_waiting)
+        result: Trained | None = ray.get(mailbox.result.remote())
+    finally:
+        ray.kill(mailbox)
     if result is None:
         raise TrialError("training ended without a result")
     return result
@@ -150,9 +203,9 @@ def _run(
             break
     if failure:
         cause = _innermost(failure[0])
-        if isinstance(cause, TrialError):
+        if isinstance(cause, UaprayError):
             raise cause
-        raise TrialError(f"training failed: {type(cause).__name__}: {cause}") from failure[0]
+        raise _LostError from cause
 
 
 def _innermost(error: BaseException) -> BaseException:

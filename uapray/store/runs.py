@@ -34,6 +34,8 @@ class RunNote:
         replicas: What there was of replicas when it last looked, by the name of the metric.
         ended: Whether it came to an end, of whatever kind but a kill.
         at: When it said so, ISO 8601, UTC.
+        part: Which part of the grid it runs, from 1.
+        of: Of how many.
     """
 
     grid: str
@@ -49,6 +51,8 @@ class RunNote:
     store_errors: int = 0
     seconds: float = 0.0
     replicas: Mapping[str, float] = field(default_factory=dict)
+    part: int = 1
+    of: int = 1
 
     def running(self, now: datetime) -> bool:
         """Return whether the run goes on: it did not end, and was heard of lately."""
@@ -71,9 +75,10 @@ class RunNote:
 class Noting:
     """A run's note, kept up to date by whoever counts; threads may share it."""
 
-    def __init__(self, objects: Objects, grid: str, to_do: int) -> None:
+    def __init__(self, objects: Objects, grid: str, to_do: int, share: tuple[int, int] = (1, 1)) -> None:
         self._objects, self._lock = objects, Lock()
-        self._note = RunNote(grid, uuid.uuid4().hex[:12], to_do, 0, ended=False, at="")
+        part, of = share
+        self._note = RunNote(grid, uuid.uuid4().hex[:12], to_do, 0, ended=False, at="", part=part, of=of)
         self._begun = time.monotonic()
 
     def begun(self) -> None:
@@ -126,9 +131,9 @@ class Noting:
 
 
 @contextmanager
-def noting(objects: Objects, grid: str, to_do: int) -> Iterator[Noting]:
+def noting(objects: Objects, grid: str, to_do: int, share: tuple[int, int] = (1, 1)) -> Iterator[Noting]:
     """Keep a note of a run in the store inside the block, renewed every `RENEWED_S` seconds."""
-    note, over = Noting(objects, grid, to_do), Event()
+    note, over = Noting(objects, grid, to_do, share), Event()
 
     def renew() -> None:
         while not over.wait(RENEWED_S):
@@ -152,3 +157,19 @@ def run_notes(objects: Objects) -> list[RunNote]:
         with suppress(ValueError, TypeError):
             notes.append(RunNote(**json.loads(body)))
     return sorted(notes, key=lambda note: note.at)
+
+
+def latest_notes(objects: Objects, now: datetime) -> list[RunNote]:
+    """Return the notes that say where each grid stands, by grid and part.
+
+    Of a grid that several drivers share there is one a part, as it was divided last; of several runs of the same part
+    the one that goes on, else the latest.
+    """
+    notes = run_notes(objects)
+    divided = {note.grid: note.of for note in notes}
+    told = {
+        (note.grid, note.part): note
+        for note in sorted(notes, key=lambda note: (note.running(now), note.at))
+        if note.of == divided[note.grid]
+    }
+    return [note for _, note in sorted(told.items())]
