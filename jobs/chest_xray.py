@@ -116,8 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     results = open_results(arguments.store)
     grid, base = chosen_grid(arguments)
     plan = plan_grid(grid, base=base).part_named(arguments.part)
-    summary = Summary(0, len(plan.trials), 0)
-    if plan.missing(plan.trials, standing_rows(results)):
+    summary = Summary(0, plan.count, 0)
+    if plan.to_do(standing_rows(results)):
         with connected(arguments.address) as joined:
             resources = Resources(replicas=arguments.replicas, gpus=arguments.gpus, may_grow=joined)
             summary = run_with_progress(plan, results, resources, arguments.address)

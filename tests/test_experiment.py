@@ -12,11 +12,15 @@ import yaml
 from PIL import Image
 from test_report import Shop
 
+import uapray
 from uapray.data.images import ImageSet
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError, StoppedError
-from uapray.experiment import Summary, find_missing, run_missing, unmended
+from uapray.experiment import Summary, find_missing, run_missing, standing_rows, unmended
 from uapray.grid import parse_grid
+from uapray.models.card import Card
+from uapray.models.weights import make_classifier, save_classifier
+from uapray.models.zoo import build
 from uapray.plan import Plan, Source, plan_grid
 from uapray.resources import Resources
 from uapray.run import Run, Watcher
@@ -172,6 +176,49 @@ def test_what_a_grid_asks_for_later_is_judged_later_and_nothing_twice(tmp_path: 
         assert run_all(judged_plan(tmp_path, **changes), results).done == done
         assert (len(results.keys("renderings")), len(results.keys("controls"))) == (rendered, controls)
     assert contents(results, "trials", "perturbations", "images", "classes") == before
+
+
+def test_a_perturbation_is_judged_on_the_other_classifiers(tmp_path: Path, results: Results) -> None:
+    data = uapray.load_images(str(tmp_path / write_data(tmp_path / "one.parquet")), "test")
+    for seed in (0, 1):
+        module = build("tiny-cnn", classes=3, channels=1, size=(16, 16), initial_weights="random", seed=seed)
+        card = Card(
+            architecture="tiny-cnn",
+            class_names=data.class_names,
+            channels=1,
+            size=(16, 16),
+            initial_weights="random",
+        )
+        save_classifier(make_classifier(module, card), str(tmp_path / f"{seed}.safetensors"))
+    named = [{"weights": f"{seed}.safetensors", "name": f"net {seed}"} for seed in (0, 1)]
+    flat = [{"weights": "foreign_victims:indifferent", "name": "flat"}]
+
+    def planned(classifiers: list[dict[str, str]], **changes: object) -> Plan:
+        asked = {"classifiers": classifiers, "transfer": True, "splits": ["test"], "control": False, **changes}
+        return judged_plan(tmp_path, **asked)
+
+    assert planned(named).count == 4
+    assert run_all(planned(named, transfer=False), results) == Summary(2, 0, 0)
+    own = contents(results, "trials", "images", "perturbations")
+    assert planned(named).to_do(standing_rows(results)) == 2
+    assert run_all(planned(named), results) == Summary(2, 2, 0)
+    assert run_all(planned(named), results) == Summary(0, 4, 0)
+    assert own.items() <= contents(results, "trials", "images", "perturbations").items()
+    rows = results.rows("trials").to_pylist()
+    pairs = {(f"net {made_on}", f"net {judged}") for made_on in (0, 1) for judged in (0, 1)}
+    assert {(row["made_on"], row["classifier"]) for row in rows} == pairs
+    for row in rows:
+        array = results.read_array(row["trial_id"])
+        seed = row["classifier"].removeprefix("net ")
+        judged = uapray.evaluate(str(tmp_path / f"{seed}.safetensors"), data, array, target="bright", controls=0)
+        assert row["fooling_rate"] == judged.fooling_rate
+        assert row["targeted_success_rate"] == judged.targeted_success_rate
+
+    # One whose search fails can be judged on, and has nothing to be judged itself.
+    assert run_all(planned([named[0], *flat]), results) == Summary(1, 1, 2)
+    assert {row["step"] for row in unmended(results)} == {"perturb", "evaluate"}
+    parts = [planned(named).part(number, 2) for number in (1, 2)]
+    assert [part.count for part in parts] == [2, 2], "of a part its own perturbations, on all classifiers"
 
 
 def test_the_row_of_trials_comes_after_all_others(tmp_path: Path, results: Results) -> None:

@@ -1,6 +1,7 @@
 """Joins plan, replicas and store: what the command line and a job script call."""
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,11 +72,18 @@ class Missing:
 
     Attributes:
         groups: The trials that are missing, by classifier and data set.
+        transfers: The perturbations that are to be judged on classifiers they were not made on, when those stand.
         decoded: Images of the data set that is wanted first, by its key; who takes them removes them.
     """
 
     groups: tuple[Group, ...]
+    transfers: tuple[Group, ...] = ()
     decoded: dict[str, dict[str, ImageSet]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many trials that is."""
+        return sum(len(group.trials) for group in (*self.groups, *self.transfers))
 
 
 def find_missing(plan: Plan, results: Results) -> Missing:
@@ -85,23 +93,23 @@ def find_missing(plan: Plan, results: Results) -> Missing:
         UserError: If the store, a data set or a classifier does not fit.
     """
     standing = standing_rows(results)
-    groups = []
+    searches = (Group(victim, source, plan.missing(mine, standing), standing) for victim, source, mine in plan.groups())
+    groups = tuple(group for group in searches if group.trials)
+    transfers = tuple(Group(*one, standing, transfer=True) for one in plan.transfers(standing))
     samples: dict[str, ImageSet] = {}
     kept: dict[str, dict[str, ImageSet]] = {}
-    for victim, source, trials in plan.groups():
-        left = plan.missing(trials, standing)
-        if left:
-            if source.key not in samples:
-                images = decoded(source, left[0].splits)
-                samples[source.key] = sample_of(images["train"])
-                if not kept:
-                    kept[source.key] = images
-            groups.append(Group(victim, source, left, standing))
-            if victim.train is None or not results.objects.exists(model_key(victim)):
-                begin_with(victim, samples[source.key])
-    if groups:
+    for group in {(one.victim.key, one.source.key): one for one in (*groups, *transfers)}.values():
+        source, victim = group.source, group.victim
+        if source.key not in samples:
+            images = decoded(source, group.trials[0].splits)
+            samples[source.key] = sample_of(images["train"])
+            if not kept:
+                kept[source.key] = images
+        if victim.train is None or not results.objects.exists(model_key(victim)):
+            begin_with(victim, samples[source.key])
+    if samples:
         results.objects.check()
-    return Missing(tuple(groups), kept)
+    return Missing(groups, transfers, kept)
 
 
 def run_missing(run: Run, missing: Missing) -> Summary:
@@ -121,25 +129,28 @@ def run_missing(run: Run, missing: Missing) -> Summary:
     if wanted.kind == "ray" and not wanted.may_grow:  # before anything is trained or written
         expect_room("replicas", wanted.replicas or 1, cpus=wanted.cpus, gpus=wanted.gpus)
         expect_room("workers", wanted.workers, cpus=wanted.cpus, gpus=wanted.gpus)
-    asked = sum(len(group.trials) for group in missing.groups)
+    asked = missing.count
+    every = (*missing.groups, *missing.transfers)
+    shelf = Shelf(wanted, [group.source.key for group in every], missing.decoded)
     try:
         with noting(run.results.objects, run.plan.grid.name, asked, run.plan.share) as note:
-            failed = _side_by_side(run, missing, note)
+            failed = _side_by_side(run, missing.groups, shelf, note)
+            failed += _side_by_side(run, missing.transfers, shelf, note)
     except StoreError as error:
         raise RunError(f"{error}; what is finished stays, and the same command goes on from there") from error
-    return Summary(asked - failed, len(run.plan.trials) - asked, failed)
+    return Summary(asked - failed, run.plan.count - asked, failed)
 
 
-def _side_by_side(run: Run, missing: Missing, note: Noting) -> int:
+def _side_by_side(run: Run, groups: Sequence[Group], shelf: Shelf, note: Noting) -> int:
     """Run groups, as many at a time as there is room for; return how many trials failed.
 
     Where more machines may come, one group more begins whenever all that began have a replica: what it waits for is
     what brings the machines.
     """
-    wanted, groups, failed, errors = run.resources, missing.groups, 0, list[BaseException]()
+    wanted, failed, errors = run.resources, 0, list[BaseException]()
     run = replace(run, watcher=replace(run.watcher, spent=note.spent, unkept=note.unkept))
     metrics = Metrics(run.plan.grid.name) if wanted.kind == "ray" else None
-    shelf, floor = Shelf(wanted, [group.source.key for group in groups], missing.decoded), Floor()
+    floor = Floor()
     waiting, lanes = deque(groups), set[Future[int]]()
     with ThreadPoolExecutor(max(1, len(groups))) as threads:
         try:

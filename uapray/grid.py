@@ -74,6 +74,7 @@ class Grid(Settings):
         targets: ``nontargeted``, class names, or ``all`` for each class in turn.
         rules: Update rules, by name or with what differs from the defaults (keys of ``Search``).
         seeds: Of the searches.
+        transfer: Whether each perturbation is judged on every other classifier of its data set too.
         precision: In which gradients are taken: ``fp32``, ``tf32``, ``bf16``. Part of a result's identity.
         compiled: Whether ``torch.compile`` makes them. Part of a result's identity.
         splits: On which the perturbations are judged.
@@ -96,6 +97,7 @@ class Grid(Settings):
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
     rules: tuple[Search, ...] = Field((Search(),), min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    transfer: bool = False
     precision: Precision = "fp32"
     compiled: bool = False
     splits: tuple[str, ...] = Field(("test",), min_length=1)

@@ -26,7 +26,7 @@ from uapray.stoppable import StoppablePool
 from uapray.store.runs import Noting
 from uapray.train_step import initial_classifier, train_classifier
 from uapray.trial import Arena
-from uapray.trial_step import run_trial
+from uapray.trial_step import judge_transfer, run_trial
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
 _THREADS = 256
@@ -41,12 +41,14 @@ class Group:
         source: The data set.
         trials: Those that are missing.
         standing: Table and key of the judgements that stand.
+        transfer: Whether the trials were made on other classifiers and are only judged on this one.
     """
 
     victim: Victim
     source: Source
     trials: tuple[TrialStep, ...]
     standing: Set[tuple[str, str]]
+    transfer: bool = False
 
     @property
     def splits(self) -> list[str]:
@@ -125,7 +127,8 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
             note.failed(len(group.trials))
             return len(group.trials)
         check_fits(classifier, held.images["train"])
-        needed = {*(trial.made_on for trial in group.trials), "train", *group.trials[0].splits}
+        made_on = set() if group.transfer else {trial.made_on for trial in group.trials}
+        needed = {*made_on, "train", *group.trials[0].splits}
         decks = held.select(needed)
         replicas = open_pool(classifier, decks, run.resources, check, run.plan.grid.arithmetic)
         with replicas as pool, floor.entered(pool):
@@ -207,6 +210,13 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, no
     """Run trials, some at a time and those of a curve one after another; return how many failed."""
     failed = 0
     waiting = deque(iter(chain) for chain in chains(group.trials))
+
+    def work(step: TrialStep) -> None:
+        if group.transfer:
+            judge_transfer(run, arena, classifier, group.victim, step)
+        else:
+            run_trial(run, arena, classifier, step, group.standing)
+
     with ThreadPoolExecutor(_THREADS) as threads:
         under_way: dict[Future[None], tuple[TrialStep, Iterator[TrialStep]]] = {}
         try:
@@ -214,7 +224,7 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, no
                 while waiting and len(under_way) < min(_THREADS, run.resources.trials_at_once(arena.pool.size)):
                     chain = waiting.popleft()
                     if (step := next(chain, None)) is not None:
-                        begun = threads.submit(run_trial, run, arena, classifier, step, group.standing)
+                        begun = threads.submit(work, step)
                         under_way[begun] = (step, chain)
                         note.begun()
                 if not under_way:
@@ -228,7 +238,8 @@ def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, no
                         raise
                     except Exception as error:
                         failed += 1
-                        kind = "evaluate" if run.results.has_array(step.trial_id) else "perturb"
+                        judging = group.transfer or run.results.has_array(step.trial_id)
+                        kind = "evaluate" if judging else "perturb"
                         _write_failure(run, step.trial_id, kind, error)
                         note.failed(1, under_way=1)
                     else:

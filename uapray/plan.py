@@ -168,9 +168,14 @@ class TrialStep:
             described["refine_epochs"] = self.search.refine_epochs
         return key_of("trial", described)
 
-    def row_keys(self) -> tuple[str, ...]:
-        """Return the keys of the rows of ``trials``, one a split; a row in the store is a judgement done."""
-        return tuple(f"{self.trial_id}-{split}" for split in self.splits)
+    def row_keys(self, judged: Victim | None = None) -> tuple[str, ...]:
+        """Return the keys of the rows of ``trials``, one a split; a row in the store is a judgement done.
+
+        Args:
+            judged: Another classifier that it is judged on; None: that it was made on.
+        """
+        where = "" if judged is None else f"-on-{judged.key}"
+        return tuple(f"{self.trial_id}{where}-{split}" for split in self.splits)
 
     def rendering_keys(self, split: str) -> dict[Rendering, str]:
         """Return the key of each rendering's row: a trial judged before gets those that it has not."""
@@ -229,6 +234,36 @@ class Plan:
     def missing(self, trials: Sequence[TrialStep], standing: Set[tuple[str, str]]) -> tuple[TrialStep, ...]:
         """Return the trials of which a judgement, by table and key, is not among those that stand."""
         return tuple(trial for trial in trials if not trial.judgements() <= standing)
+
+    def transfers(self, standing: Set[tuple[str, str]]) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
+        """Yield the perturbations that are to be judged on a classifier they were not made on, where that is missing.
+
+        Those of ``random`` are made on none: each classifier has its own draws.
+        """
+        if not self.grid.transfer:
+            return
+        for source in {trial.source.key: trial.source for trial in self.trials}.values():
+            made = [trial for trial in self.trials if trial.source.key == source.key and trial.search.rule != "random"]
+            for victim in self.victims:
+                if victim.train is not None and victim.train.source.key != source.key:
+                    continue
+                left = tuple(
+                    trial
+                    for trial in made
+                    if trial.victim.key != victim.key
+                    and not {("trials", key) for key in trial.row_keys(victim)} <= standing
+                )
+                if left:
+                    yield victim, source, left
+
+    @cached_property
+    def count(self) -> int:
+        """How many perturbations × classifiers are to be judged."""
+        return len(self.trials) + sum(len(trials) for _, _, trials in self.transfers(frozenset()))
+
+    def to_do(self, standing: Set[tuple[str, str]]) -> int:
+        """Return how many of them are missing."""
+        return len(self.missing(self.trials, standing)) + sum(len(one) for _, _, one in self.transfers(standing))
 
     def part(self, number: int, of: int) -> "Plan":
         """Return the ``number``-th of so many parts, counted from 1: each trial is in one, a curve whole.

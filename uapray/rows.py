@@ -19,7 +19,7 @@ from uapray.data.images import ImageSet
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity
-from uapray.plan import TrialStep
+from uapray.plan import TrialStep, Victim
 from uapray.rendering import Rendering
 from uapray.trial import Found, Judgement, norms
 
@@ -41,13 +41,31 @@ class Circumstances:
     replicas: int
 
 
-def trial_row(step: TrialStep, classifier: Classifier, found: Found, judged: Judgement, ran: Circumstances) -> Row:
-    """Return the row of table ``trials`` for one split."""
+def trial_row(
+    step: TrialStep,
+    classifier: Classifier,
+    found: Found,
+    judged: Judgement,
+    ran: Circumstances,
+    *,
+    victim: Victim | None = None,
+) -> Row:
+    """Return the row of table ``trials`` for one split.
+
+    Args:
+        step: Whose perturbation was judged.
+        classifier: That was judged.
+        found: What the search found.
+        judged: How it was judged.
+        ran: The search.
+        victim: The classifier's place in the plan; None: the one that the perturbation was made on.
+    """
     outcome = judged.outcome
     control = step.search.rule == "random"
     l2, linf = norms(found.perturbation)
     return {
         **_judged(step, classifier),
+        "classifier": (victim or step.victim).name,
         "made_on": None if control else step.victim.name,
         "source": None if control else f"{step.source.name}/{step.made_on}",
         "source_images": found.source_images,

@@ -13,10 +13,11 @@ from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.curves import curve_of
 from uapray.data.images import ImageSet
+from uapray.errors import TrialError
 from uapray.keeper import Keeper
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
-from uapray.plan import TrialStep
+from uapray.plan import TrialStep, Victim
 from uapray.remembering import RememberingPool
 from uapray.run import Run
 from uapray.store.results import Results
@@ -43,6 +44,24 @@ def run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, s
         results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])
         run.watcher.judged(step, judged)
     _draw_curve(run, arena, classifier, step, standing)
+    run.watcher.done(step)
+
+
+def judge_transfer(run: Run, arena: Arena, classifier: Classifier, victim: Victim, step: TrialStep) -> None:
+    """Judge the perturbation of a trial on a classifier that it was not made on; only forward passes.
+
+    Raises:
+        TrialError: If the trial has no perturbation.
+    """
+    if not run.results.has_array(step.trial_id):
+        raise TrialError(f"no perturbation made on {step.victim.name} to judge; its search failed")
+    array, kept = run.results.read_array(step.trial_id), run.results.read_array_metadata(step.trial_id)
+    found, ran = rows.found_again(torch.from_numpy(array), kept)
+    target = class_index(arena.images["train"].class_names, step.threat.target)
+    for split, key in zip(step.splits, step.row_keys(victim), strict=True):
+        judged = judge(arena, split, found.perturbation, target=target)
+        row = rows.trial_row(step, classifier, found, judged, ran, victim=victim)
+        run.results.write_rows("trials", run.plan.grid.name, key, [row])
     run.watcher.done(step)
 
 

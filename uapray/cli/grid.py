@@ -25,21 +25,19 @@ def plan(
 
     planned = load_plan(grid)
     standing = set() if store is None else standing_rows(open_results(store))
+    nothing = set[tuple[str, str]]()
+    judged, judged_left = (
+        {(victim.key, source.key): len(trials) for victim, source, trials in planned.transfers(known)}
+        for known in (nothing, standing)
+    )
     rows = []
     for victim, source, trials in planned.groups():
-        left = planned.missing(trials, standing)
-        rows.append(
-            [
-                victim.name,
-                source.name,
-                str(len(trials)),
-                str(len(trials) - len(left)),
-                str(len(left)),
-                f"{sum(trial.image_gradients() for trial in left):,}",
-            ]
-        )
+        left, key = planned.missing(trials, standing), (victim.key, source.key)
+        count, to_do = len(trials) + judged.get(key, 0), len(left) + judged_left.get(key, 0)
+        gradients = f"{sum(trial.image_gradients() for trial in left):,}"
+        rows.append([victim.name, source.name, str(count), str(count - to_do), str(to_do), gradients])
     columns = ["classifier", "data", "trials", "standing", "to do", "image-gradients to do"]
-    tables.show(f"grid {planned.grid.name}: {len(planned.trials)} trials", columns, rows)
+    tables.show(f"grid {planned.grid.name}: {planned.count} trials", columns, rows)
 
 
 @app.command(epilog="Example: uapray grid run jobs/chest_xray.yaml --store s3://bucket/results --replicas 4")
@@ -177,8 +175,8 @@ def status(
         tables.show(f"cluster {address}", ["resource", "in use", "held"], rows_of)
     if grid is not None:
         planned = load_plan(grid)
-        left = planned.missing(planned.trials, standing_rows(results))
-        typer.echo(f"to do of {planned.grid.name}: {len(left)} of {len(planned.trials)} trials")
+        left = planned.to_do(standing_rows(results))
+        typer.echo(f"to do of {planned.grid.name}: {left} of {planned.count} trials")
 
 
 def load_plan(grid: str) -> "Plan":

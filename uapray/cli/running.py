@@ -32,13 +32,12 @@ def run_with_progress(
         progress.show("looking at store, images and classifiers", 0, 1)
         missing = find_missing(plan, results)
         progress.show("looking at store, images and classifiers", 1, 1)
-    total = len(plan.trials)
-    if not missing.groups:
+    total = plan.count
+    if not missing.count:
         return Summary(0, total, 0)
     stop = threading.Event()
     lock = threading.Lock()
-    finished = {trial.trial_id for trial in plan.trials}
-    finished -= {trial.trial_id for group in missing.groups for trial in group.trials}
+    finished = total - missing.count
     with board() as progress, _starting(progress, session(address)), _stopping(stop):
 
         def to_train(victim: Victim) -> None:
@@ -72,10 +71,11 @@ def run_with_progress(
                     rate = judgement.outcome.fooling.share
                     progress.show(label(step), 1, 1, f"{judgement.split}: fooling rate {rate:.3f}")
 
-        def done(step: TrialStep) -> None:
+        def done(_step: TrialStep) -> None:
+            nonlocal finished
             with lock:
-                finished.add(step.trial_id)
-                progress.show(f"grid {plan.grid.name}", len(finished), total, f"{len(finished)} of {total} trials")
+                finished += 1
+                progress.show(f"grid {plan.grid.name}", finished, total, f"{finished} of {total} trials")
 
         def failed(step: str, message: str) -> None:
             with lock:

@@ -47,7 +47,8 @@ def best_sql(grid: str | None, table: str) -> str:
 WITH each AS (
   {each_trial(grid)}
 ), chosen AS (
-  SELECT * FROM each SEMI JOIN {table} USING (trial_id, split)
+  SELECT * FROM (FROM each WHERE coalesce(made_on, classifier) = classifier)
+  SEMI JOIN {table} USING (trial_id, split)
   QUALIFY row_number() OVER (PARTITION BY data, setting ORDER BY rule = 'random', split = 'train',
     coalesce(targeted_success_rate_non_target, targeted_success_rate, fooling_rate) DESC NULLS LAST, seed, trial_id) = 1
 ), best AS (

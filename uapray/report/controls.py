@@ -76,7 +76,7 @@ SELECT dense_rank() OVER named AS place, data, classifier, split, norm, zeta, xi
   CASE WHEN target IS NULL THEN control_fooling_rate_max
     ELSE control_targeted_success_rate_non_target_max END AS highest,
   p_value
-FROM each JOIN judged USING (trial_id, split)
+FROM (FROM each WHERE coalesce(made_on, classifier) = classifier) JOIN judged USING (trial_id, split)
 WINDOW named AS (ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi,
   target NULLS FIRST, rule, seed, trial_id)
 ORDER BY place, list_position({KINDS}, kind)"""
