@@ -17,6 +17,7 @@ def printed(script: str, *words: object) -> str:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_throughput_prints_its_ratios() -> None:
     said = printed("throughput.py", "--architecture", "tiny-cnn", "--size", 32, "--rounds", 2, "--repeats", 1)
     for ratio in ("one replica / careful loop", "one replica / best bare loop", "two replicas / two bare loops"):
@@ -24,6 +25,7 @@ def test_throughput_prints_its_ratios() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_scale_prints_how_busy_replicas_are_and_where_a_driver_is_full() -> None:
     words = ["--size", 32, "--batch-ms", 20, "--replicas", 1, 2, "--batches-a-round", 1, "--seconds", 0.5]
     rows = [line.split() for line in printed("scale.py", *words).splitlines() if line.endswith("replicas")]

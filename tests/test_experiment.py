@@ -57,6 +57,25 @@ def write_data(path: Path, *, side: int = 16, seed: int = 0, damaged: int | None
     return path.name
 
 
+def write_photographs(path: Path, *, count: int) -> None:
+    """Write a data set of colour pictures of another size and other classes."""
+    rng = np.random.default_rng(5)
+    bodies = []
+    for _ in range(count):
+        body = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(body, "PNG")
+        bodies.append(body.getvalue())
+    columns = {
+        "id": [f"photograph {place}" for place in range(count)],
+        "image": bodies,
+        "label": [place % 5 for place in range(count)],
+        "label_name": [f"thing {place % 5}" for place in range(count)],
+        "split": ["train"] * count,
+        "group": [None] * count,
+    }
+    pq.write_table(table_of(columns), path)
+
+
 def plan(tmp_path: Path, *names: str) -> Plan:
     data = "[" + ", ".join(f"{{uri: {name}}}" for name in names) + "]"
     return plan_grid(parse_grid(GRID.format(data=data), origin="test"), base=str(tmp_path))
@@ -142,7 +161,7 @@ def judged_plan(tmp_path: Path, **changes: object) -> Plan:
     """Return a plan with one search to be judged in several ways, and its control."""
     values = {
         "name": "judged",
-        "data": [{"uri": "one.parquet"}],
+        "data": [{"uri": "one.parquet", "size": 16}],
         "classifiers": [{"weights": "foreign_victims:bright"}],
         "targets": ["bright"],
         "zetas": [0.3],
@@ -219,6 +238,22 @@ def test_a_perturbation_is_judged_on_the_other_classifiers(tmp_path: Path, resul
     assert {row["step"] for row in unmended(results)} == {"perturb", "evaluate"}
     parts = [planned(named).part(number, 2) for number in (1, 2)]
     assert [part.count for part in parts] == [2, 2], "of a part its own perturbations, on all classifiers"
+
+
+def test_perturbations_are_made_from_fewer_and_from_other_images(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    write_photographs(tmp_path / "natural.parquet", count=20)
+    sources = [{}, {"images": 6}, {"uri": "natural.parquet"}]
+    planned = judged_plan(tmp_path, sources=sources, control_draws=0, splits=["test"])
+    assert run_all(planned, results) == Summary(4, 0, 0)
+    rows = {row["source"]: row for row in results.rows("trials").to_pylist()}
+    assert set(rows) == {None, "one/train", "one/train[6]", "natural/train"}
+    assert len({row["xi"] for row in rows.values()}) == 1, "zeta is a share of the judged images' norm"
+    assert [rows[name]["source_images"] for name in ("one/train[6]", "natural/train")] == [5, 16]
+    assert {row["data"] for row in rows.values()} == {"one"}
+    assert {row["images"] for row in rows.values()} == {4}
+    arrays = [results.read_array(row["trial_id"]) for row in rows.values()]
+    assert all(array.shape == (1, 16, 16) for array in arrays), "colour photographs are brought to one channel"
 
 
 def test_the_row_of_trials_comes_after_all_others(tmp_path: Path, results: Results) -> None:

@@ -1,4 +1,5 @@
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from uapray.data.dataset import DataSet
-from uapray.errors import ConfigError, NotFoundError
+from uapray.errors import ConfigError, NotFoundError, UserError
 from uapray.grid import parse_grid
 from uapray.plan import Plan, chains, plan_grid, resolve
 
@@ -301,6 +302,43 @@ def test_a_function_is_known_by_the_weights_that_it_returns(tmp_path: Path, monk
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
         keys.append(plan(classifiers=[{"weights": "changing_victim:build"}]).victims[0].key)
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_it_is_made_from_is_part_of_the_identifier_where_it_is_not_usual() -> None:
+    usual, few, natural = ({}, {"images": 5}, {"uri": "natural.parquet"})
+    assert ids(sources=[usual]) == ids()
+    trials = plan(sources=[usual, few, natural, {**natural, "images": 5, "name": "nature"}]).trials
+    assert {*ids()} < {trial.trial_id for trial in trials}, "others beside it leave an identifier as it is"
+    assert len({trial.trial_id for trial in trials}) == 5, "the control is made from nothing"
+    assert [trial.source_name for trial in trials if trial.search.rule != "random"] == [
+        "chest/train",
+        "chest/train[5]",
+        "natural/train",
+        "nature/train[5]",
+    ]
+    assert [trial.measured_on for trial in trials] == ["train"] * 5
+    fewer, *_ = plan(sources=[few]).trials
+    assert fewer.image_gradients() < plan().trials[0].image_gradients()
+    moved = plan(sources=[{"uri": "elsewhere/natural.parquet", "name": "moved"}]).trials[0]
+    assert moved.trial_id == trials[2].trial_id, "the name and the place of the images are no part of it"
+
+
+@pytest.mark.parametrize(
+    ("sources", "text"),
+    [
+        ([{"images": 31}], "expected at most 30 images, which is all there are, got 31"),
+        ([{"split": "trian"}], "expected one of the splits train, test of chest, got 'trian'"),
+        ([{"uri": "natural.parquet", "split": "val"}], "natural: expected one of the splits train, test, got val"),
+        ([{"uri": "a/one.parquet"}, {"uri": "b/one.parquet", "split": "test", "name": "one"}], None),
+        ([{"images": 1}], "images"),
+    ],
+)
+def test_sources_that_are_not_there_are_refused(sources: list[dict[str, Any]], text: str | None) -> None:
+    if text is None:
+        assert len(plan(sources=sources).trials) == 3
+        return
+    with pytest.raises(UserError, match=re.escape(text)):
+        plan(sources=sources)
 
 
 def test_two_things_of_one_name_are_refused() -> None:

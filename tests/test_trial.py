@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from victims import (
     CLASS_NAMES,
@@ -28,7 +30,7 @@ from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
 from uapray.data.images import held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
-from uapray.trial import Found, class_index, find, judge, norms, radius, rule_of
+from uapray.trial import Found, chosen_images, class_index, find, judge, norms, radius, rule_of
 
 RULES = ("spgd", "sga")
 
@@ -340,3 +342,15 @@ def test_on_real_images_of_the_retina(real_data: Path) -> None:
     assert torch.equal(searched.perturbation, again.perturbation)
     assert 0 < searched.xi == drawn.xi <= 0.04
     assert length(searched.perturbation, p=math.inf) <= searched.xi * (1 + 1e-6)
+
+
+@given(known=st.integers(2, 200), seed=st.integers(0, 9), data=st.data())
+def test_fewer_source_images_are_among_more(known: int, seed: int, data: st.DataObject) -> None:
+    fewer, more = sorted(data.draw(st.lists(st.integers(2, known), min_size=2, max_size=2)))
+    chosen = [chosen_images(known, wanted, seed) for wanted in (fewer, more)]
+    assert [len(one) for one in chosen] == [fewer, more]
+    assert set(chosen[0]) <= set(chosen[1]) <= set(range(known))
+    assert all((np.diff(one) > 0).all() for one in chosen)
+    assert np.array_equal(chosen_images(known, None, seed), np.arange(known))
+    with pytest.raises(ConfigError, match=f"at most {known}"):
+        chosen_images(known, known + 1, seed)

@@ -60,6 +60,22 @@ class ClassifierEntry(Settings):
         return self
 
 
+class SourceEntry(Settings):
+    """Images that perturbations are made from.
+
+    Attributes:
+        uri: Another data set, such as natural images; None: the data set that is judged.
+        split: Of it; None: ``train``, or ``attacker`` for black-box rules on the data set that is judged.
+        images: How many of them, in an order drawn from the seed of the search; None: all.
+        name: How results call it; None: after the file.
+    """
+
+    uri: str | None = None
+    split: str | None = None
+    images: int | None = Field(None, ge=2)
+    name: str | None = None
+
+
 class Grid(Settings):
     """The cross product of everything below; ``random`` is added to the rules, since a rate alone says little.
 
@@ -67,6 +83,7 @@ class Grid(Settings):
         name: Partition of the store that the rows go to.
         data: Data sets.
         classifiers: Classifiers.
+        sources: What perturbations are made from.
         norms: ``linf``, ``l2``.
         zetas: Radii as shares of the mean norm of the source images.
         curve: Whether the zetas of each classifier, norm, target, rule and seed are one curve, in which each search
@@ -91,6 +108,7 @@ class Grid(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     data: tuple[DataEntry, ...] = Field(min_length=1)
     classifiers: tuple[ClassifierEntry, ...] = Field(min_length=1)
+    sources: tuple[SourceEntry, ...] = Field((SourceEntry(),), min_length=1)
     norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
     zetas: tuple[float, ...] = Field((0.04,), min_length=1)
     curve: bool = False

@@ -137,7 +137,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
 
 def splits_of(source: Source, judged: tuple[str, ...]) -> list[str]:
     """Return the splits that a grid needs of a data set: to train on, to choose by, to judge on."""
-    return sorted({"train", *judged} | {"val", ATTACKER} & set(source.dealt.splits()))
+    return sorted({"train", *judged, *source.foreign} | {"val", ATTACKER} & set(source.dealt.splits()))
 
 
 def decoded(source: Source, judged: tuple[str, ...]) -> dict[str, ImageSet]:
@@ -189,7 +189,7 @@ def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> 
     run.watcher.to_train(victim)
     classifier, scores = train_classifier(
         victim.train,
-        held.images,
+        {split: images for split, images in held.images.items() if split not in victim.train.source.foreign},
         begin_with(victim, sample),
         run.resources,
         lambda report: run.watcher.training(victim, report),

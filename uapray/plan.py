@@ -6,7 +6,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
@@ -15,10 +15,10 @@ from uapray import objects
 from uapray.config import BLACK_BOX, FP32, Arithmetic, Norm, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.curves import walk_order
-from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker
+from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker, with_source
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid
+from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
 from uapray.models import foreign
 from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
@@ -39,12 +39,14 @@ class Source:
         data: The opened file.
         size: Height and width in pixels; None: as stored.
         attacker_share: Share of the test images that are the split ``attacker``.
+        foreign: Other data sets that perturbations are made from, and the split of each, by the name that it has here.
     """
 
     name: str
     data: DataSet
     size: tuple[int, int] | None
     attacker_share: float = 0.0
+    foreign: Mapping[str, tuple[DataSet, str]] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -54,8 +56,11 @@ class Source:
 
     @cached_property
     def dealt(self) -> DataSet:
-        """The data set, with the attacker's split if he has one."""
-        return with_attacker(self.data, self.attacker_share) if self.attacker_share else self.data
+        """The data set, with the attacker's split if he has one, and the splits that come from others."""
+        dealt = with_attacker(self.data, self.attacker_share) if self.attacker_share else self.data
+        for name, (other, split) in self.foreign.items():
+            dealt = with_source(dealt, name, other, split)
+        return dealt
 
     def images(self, split: str) -> ImageSet:
         """Decode a split."""
@@ -65,6 +70,29 @@ class Source:
     def counts(self) -> Mapping[str, int]:
         """How many images each split has, without decoding."""
         return Counter(self.dealt.table["split"].to_pylist())
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a perturbation is made from, where that is not all of the usual split.
+
+    Attributes:
+        split: Of the judged data set's images and of those that came to it; None: the usual one.
+        images: How many, in an order drawn from the seed; None: all.
+        name: How results call it; None: after the data set and the split.
+        content: Hash of the other data set and name of its split; None: the judged data set.
+    """
+
+    split: str | None = None
+    images: int | None = None
+    name: str | None = None
+    content: tuple[str, str] | None = None
+
+    def identity(self) -> CanonicalJson | None:
+        """Return what decides a search's result; None: nothing beside the usual."""
+        split = None if self.content else self.split
+        values = {"split": split, "images": self.images, "content": self.content and list(self.content)}
+        return canonical_json(values) if any(values.values()) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +154,7 @@ class TrialStep:
         control_images: Images these are judged on at most.
         continued_from: Trial whose perturbation the search begins at, brought to this radius; None: it begins anew.
         rest_of_curve: The trials before it in its curve over zeta, if this one is the last, which writes the row.
+        made_from: Images that it is made from.
     """
 
     victim: Victim
@@ -140,11 +169,23 @@ class TrialStep:
     control_images: int = 128
     continued_from: "TrialStep | None" = None
     rest_of_curve: tuple["TrialStep", ...] = ()
+    made_from: MadeFrom = MadeFrom()
 
     @property
     def made_on(self) -> str:
         """Split that the perturbation is made on: black-box rules know none of the classifier's training images."""
-        return ATTACKER if self.search.rule in BLACK_BOX else "train"
+        return self.made_from.split or (ATTACKER if self.search.rule in BLACK_BOX else "train")
+
+    @property
+    def measured_on(self) -> str:
+        """Split whose mean norm makes zeta a radius: that it is made on, but never images of another kind or number."""
+        return self.made_on if self.made_from.identity() is None else "train"
+
+    @property
+    def source_name(self) -> str:
+        """What results call the images that it is made from."""
+        name = self.made_from.name or f"{self.source.name}/{self.made_on}"
+        return name if self.made_from.images is None else f"{name}[{self.made_from.images}]"
 
     @property
     def gradients_in(self) -> Arithmetic | None:
@@ -163,6 +204,8 @@ class TrialStep:
         }
         if self.gradients_in not in (None, FP32):
             described["gradients_in"] = str(self.gradients_in)
+        if (made_from := self.made_from.identity()) is not None:
+            described["made_from"] = made_from
         if self.continued_from is not None:
             described["continued_from"] = self.continued_from.trial_id
             described["refine_epochs"] = self.search.refine_epochs
@@ -212,6 +255,7 @@ class TrialStep:
         """Estimate what the search will spend."""
         search = self.search if self.continued_from is None else self.search.refinement()
         classes, count = len(self.source.data.class_names), self.source.counts[self.made_on]
+        count = min(count, self.made_from.images or count)
         return _image_gradients(search, count, classes, targeted=self.threat.target is not None)
 
 
@@ -318,7 +362,14 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
     Raises:
         ConfigError: If a target is not a class, a split has no images, or two things have one name.
     """
-    sources = [_source(entry, grid.attackers, base, opened) for entry in grid.data]
+    foreign = {
+        _source_name(entry): (opened(resolve(entry.uri, base)), entry.split or "train")
+        for entry in grid.sources
+        if entry.uri is not None
+    }
+    sources = [replace(_source(entry, grid.attackers, base, opened), foreign=foreign) for entry in grid.data]
+    makings = [_made_from(entry, foreign) for entry in grid.sources]
+    _check_names("sources", [(str((one.name or one.split, one.images)), str(one.content)) for one in makings])
     _check_names("data sets", [(source.name, source.key) for source in sources])
     victims: dict[str, Victim] = {}
     trials: dict[str, TrialStep] = {}
@@ -340,9 +391,16 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
                 (norm, target): [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
                 for norm, target in product(grid.norms, targets)
             }
-            for norm, target, search, seed in product(grid.norms, targets, grid.searches(), grid.seeds):
+            for norm, target, search, made_from, seed in product(
+                grid.norms, targets, grid.searches(), makings, grid.seeds
+            ):
+                where = MadeFrom() if search.rule == "random" else made_from  # drawn from nothing
+                _check_making(source, where)
                 threats = threats_of[norm, target]
-                apart = [TrialStep(victims[victim.key], source, threat, search, seed, **judging) for threat in threats]
+                apart = [
+                    TrialStep(victims[victim.key], source, threat, search, seed, made_from=where, **judging)
+                    for threat in threats
+                ]
                 for trial in _as_curve(apart) if grid.curve else apart:
                     trials.setdefault(trial.trial_id, trial)
     return Plan(grid, tuple(victims.values()), tuple(trials.values()))
@@ -370,6 +428,29 @@ def resolve(uri: str, base: str) -> str:
 def _source(entry: DataEntry, attackers: float, base: str, opened: Callable[[str], DataSet]) -> Source:
     data = opened(resolve(entry.uri, base))
     return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size), attackers)
+
+
+def _source_name(entry: SourceEntry) -> str:
+    """Return what a grid calls images of another data set, which is also the name of their split."""
+    assert entry.uri is not None
+    return f"{entry.name or _stem(entry.uri)}/{entry.split or 'train'}"
+
+
+def _made_from(entry: SourceEntry, foreign: Mapping[str, tuple[DataSet, str]]) -> MadeFrom:
+    if entry.uri is None:
+        return MadeFrom(entry.split, entry.images, entry.name)
+    name = _source_name(entry)
+    data, split = foreign[name]
+    return MadeFrom(name, entry.images, name, (data.sha256, split))
+
+
+def _check_making(source: Source, made_from: MadeFrom) -> None:
+    if made_from.split is not None and made_from.split not in source.counts:
+        came = ", ".join(source.dealt.splits())
+        raise ConfigError(f"sources: expected one of the splits {came} of {source.name}, got '{made_from.split}'")
+    count = source.counts[made_from.split or "train"]
+    if (made_from.images or 0) > count:
+        raise ConfigError(f"sources: expected at most {count} images, which is all there are, got {made_from.images}")
 
 
 def _check_names(what: str, named: Sequence[tuple[str, str]]) -> None:

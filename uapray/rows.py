@@ -67,7 +67,7 @@ def trial_row(
         **_judged(step, classifier),
         "classifier": (victim or step.victim).name,
         "made_on": None if control else step.victim.name,
-        "source": None if control else f"{step.source.name}/{step.made_on}",
+        "source": None if control else step.source_name,
         "source_images": found.source_images,
         "rule": step.search.rule,
         "norm": step.threat.norm,

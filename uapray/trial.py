@@ -187,6 +187,8 @@ def find(
     *,
     seed: int,
     source: str = "train",
+    images: int | None = None,
+    measured_on: str | None = None,
     others: Sequence[Arena] = (),
     begin_at: Tensor | None = None,
     so_far: Progress | None = None,
@@ -200,6 +202,8 @@ def find(
         settings: How to look for it.
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
+        images: How many of its images, in an order drawn from the seed, so that fewer are among more; None: all.
+        measured_on: Split whose mean norm makes zeta a radius; None: ``source``.
         others: Further classifiers that it is made on at the same time, with the same images.
         begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
             (``Search.refinement``). None: the search begins anew.
@@ -210,26 +214,27 @@ def find(
         ConfigError: If the rule cannot work on several classifiers.
         TrialError: If the budget ended before anything could be judged, or the gradients were zero or not finite.
     """
-    images = arena.images[source]
-    if not len(images):
+    known = arena.images[source]
+    if not len(known):
         raise DataError(f"{source}: expected images, got none")
     if begin_at is not None:
         settings = settings.refinement()
-    p, xi = order(threat.norm), radius(arena, source, threat)
-    height, width = images.size
-    shape = (images.channels, height, width)
+    p, xi = order(threat.norm), radius(arena, measured_on or source, threat)
+    height, width = known.size
+    shape = (known.channels, height, width)
     if settings.rule == "random":
         return Found(random_perturbation(shape, p=p, xi=xi, seed=seed), xi, None, (), 0, 0, 0)
 
-    share = min(settings.validation_share, settings.max_validation_images / len(images))
-    held = held_out(images.labels, images.groups, share, seed)
-    parts = np.flatnonzero(~held), np.flatnonzero(held)
+    rows = chosen_images(len(known), images, seed)
+    share = min(settings.validation_share, settings.max_validation_images / len(rows))
+    held = held_out(known.labels[rows], [known.groups[row] for row in rows], share, seed)
+    parts = rows[~held], rows[held]
     task = Task(
         p=p,
         xi=xi,
-        objective=Objective(class_index(images.class_names, threat.target), settings.loss, settings.clamp or math.inf),
+        objective=Objective(class_index(known.class_names, threat.target), settings.loss, settings.clamp or math.inf),
         shape=shape,
-        classes=len(images.class_names),
+        classes=len(known.class_names),
         members=tuple(
             Member(one.pool, one.deck(source, parts[0]), one.deck(source, parts[1]), one.weight)
             for one in (arena, *others)
@@ -265,6 +270,19 @@ def find(
         validation_rate=latest.best_rate,
         source_fooling_rate=_source_rate(task, latest.best),
     )
+
+
+def chosen_images(known: int, wanted: int | None, seed: int) -> NDArray[np.int64]:
+    """Return which images a perturbation is made from, rising; those of a smaller number are among those of a larger.
+
+    Raises:
+        ConfigError: If more are wanted than there are.
+    """
+    if wanted is None:
+        return np.arange(known)
+    if wanted > known:
+        raise ConfigError(f"images: expected at most {known}, which is all there are, got {wanted}")
+    return np.sort(np.random.default_rng([seed, known]).permutation(known)[:wanted])
 
 
 def _begin(

@@ -169,6 +169,8 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
             step.search,
             seed=step.seed,
             source=step.made_on,
+            images=step.made_from.images,
+            measured_on=step.measured_on,
             begin_at=begin_at,
             so_far=keeper.before,
             watch=watch,

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
-from uapray.data.dataset import load_images, open_data, shared_groups
+from uapray.data.dataset import load_images, open_data, shared_groups, with_source
 from uapray.errors import DataError, NotFoundError
 
 
@@ -270,3 +270,23 @@ def test_real_pictures(real_data):
     chest = open_data(str(real_data / "chest_xray_224_*.parquet"))
     assert (chest.name, chest.class_names) == ("chest_xray_224", ("NORMAL", "PNEUMONIA"))
     assert shared_groups(chest) == {}
+
+
+def test_images_of_another_data_set_come_in_a_split_of_their_own(tmp_path):
+    own, other = tmp_path / "own.parquet", tmp_path / "other.parquet"
+    pq.write_table(pa.table(rows()), own)
+    colour = [encoded(noise(place, (30, 16, 3))) for place in range(6)]
+    pq.write_table(pa.table(rows(image=colour)), other)
+    judged, foreign = open_data(str(own)), open_data(str(other))
+    both = with_source(judged, "other/train", foreign, "train")
+    taken = foreign.images("train", (24, 20))
+    mixed = both.images("other/train", (24, 20))
+    assert (mixed.ids, mixed.groups, mixed.channels) == (taken.ids, taken.groups, judged.channels())
+    assert not mixed.labels.any()
+    assert both.class_names == judged.class_names
+    for split in judged.splits():
+        assert np.array_equal(both.images(split).images, judged.images(split).images)
+    assert "other/train" not in judged.splits()
+    for name, split, said in (("train", "train", "a name that none of the splits has"), ("x", "val", "got val")):
+        with pytest.raises(DataError, match=said):
+            with_source(judged, name, foreign, split)

@@ -114,7 +114,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_where_it_was(undisturbed: Results,
     assert arrays(results) == arrays(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_driver_that_is_killed_loses_nothing(number: signal.Signals, undisturbed: Results, tmp_path: Path) -> None:
     grid, store = tmp_path / "grid.yaml", tmp_path / "store"
     grid.write_text(GRID)
@@ -163,6 +163,7 @@ def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> Non
     assert attempts == 2
 
 
+@pytest.mark.slow
 def test_a_curve_that_is_stopped_midway_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     values = GRID.replace("seeds: [0, 1]", "seeds: [0]\nzetas: [0.02, 0.04, 0.08]\ncurve: true\ncontrol: false")
     plan = plan_grid(parse_grid(values.replace("targets: [nontargeted, OPACITY]", ""), origin="test"))

@@ -55,7 +55,7 @@ def found(classifier: Classifier, images: ImageSet, resources: Resources, **sett
         return find(Arena(pool, {"train": images}), Threat(norm="linf", zeta=0.04), search, seed=5)
 
 
-@pytest.mark.parametrize("rule", ["spgd", "sga", "random"])
+@pytest.mark.parametrize("rule", ["spgd", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("sga", "random"))])
 def test_one_two_and_four_replicas_and_this_process_agree(rule: str, classifier: Classifier, images: ImageSet) -> None:
     settings = {"rule": rule, "round_size": 32, "inner_rounds": 2}
     here = found(classifier, images, Resources("local"), **settings)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,12 +36,14 @@ class DataSet:
         uri: Where it came from, as it was asked for.
         table: pyarrow table; its columns are described in docs/data.md.
         class_names: Names of the classes, in the order of their labels.
+        like: Data set whose channels the images are brought to; None: their own.
     """
 
     name: str
     uri: str
     table: Any
     class_names: tuple[str, ...]
+    like: "DataSet | None" = None
 
     @cached_property
     def sha256(self) -> str:
@@ -64,7 +67,7 @@ class DataSet:
         Raises:
             DataError: If a picture is damaged.
         """
-        return self._channels
+        return self._channels if self.like is None else self.like.channels()
 
     @cached_property
     def _channels(self) -> int:
@@ -183,7 +186,36 @@ def with_attacker(dataset: DataSet, share: float) -> DataSet:
     splits[rows[held]] = ATTACKER
     place = dataset.table.schema.get_field_index("split")
     table = dataset.table.set_column(place, "split", pa.array(splits.tolist(), pa.string()))
-    return replace(dataset, table=table)
+    return replace(dataset, table=table, like=dataset)
+
+
+def with_source(dataset: DataSet, name: str, foreign: DataSet, split: str) -> DataSet:
+    """Return the data set with images of another one in a split of its own, in the channels of the data set.
+
+    Perturbations are made from them (Minagi et al. 2022 took natural images), and nothing is judged on them. Their
+    classes are not those of the data set: their labels are all 0.
+
+    Raises:
+        DataError: If the other data set has no such split, or there is one of that name.
+    """
+    if split not in foreign.splits():
+        raise DataError(f"{foreign.name}: expected one of the splits {', '.join(foreign.splits())}, got {split}")
+    if name in dataset.splits():
+        raise DataError(f"{dataset.name}: expected a name that none of the splits has, got {name}")
+    rows = foreign.table.filter(pa.compute.equal(foreign.table["split"], split))
+    count = rows.num_rows
+    table = pa.table(
+        {
+            "id": rows["id"],
+            "image": rows["image"],
+            "label": pa.array([0] * count, pa.int64()),
+            "split": pa.array([name] * count, pa.string()),
+            "group": rows["group"],
+        }
+    )
+    own = dataset.table.select(table.column_names)
+    table = table.cast(own.schema)
+    return replace(dataset, table=pa.concat_tables([own, table]), like=dataset.like or dataset)
 
 
 def shared_groups(dataset: DataSet) -> dict[tuple[str, str], int]:

@@ -12,6 +12,7 @@ class RateRow:
     """One setting judged on one split; rates are means over searches, columns as in table ``trials``.
 
     Attributes:
+        source: What the perturbations were made from where that tells rows apart, else None.
         step_grey: Length of one step in grey levels where the step is all that tells rows apart, else None.
         fooling_rate_low: Mean of the searches' lower Wilson limits.
         fooling_rate_high: Mean of the searches' upper Wilson limits.
@@ -38,6 +39,7 @@ class RateRow:
     xi_grey: float
     target: str | None
     rule: str
+    source: str | None
     step_grey: float | None
     images: int
     fooling_rate: float | None
@@ -87,7 +89,7 @@ def rates_sql(grid: str | None) -> str:
 WITH each AS (
   {each_trial(grid)}
 ), searches AS (
-  SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, epsilon,
+  SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, source, epsilon,
     avg(xi) AS xi, avg(xi_grey) AS xi_grey, max(images) AS images, avg(fooling_rate) AS fooling_rate,
     avg(fooling_rate_low) AS fooling_rate_low, avg(fooling_rate_high) AS fooling_rate_high,
     min(fooling_rate) AS fooling_rate_min, max(fooling_rate) AS fooling_rate_max,
@@ -108,7 +110,10 @@ WITH each AS (
   FROM draws WHERE rule = 'random' GROUP BY ALL
 )
 SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, xi_grey, target, rule,
-  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on) > 1 THEN 255 * epsilon END AS step_grey,
+  CASE WHEN count(DISTINCT source) OVER (PARTITION BY data, setting, split, rule, made_on) > 1 THEN source END
+    AS source,
+  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on, source) > 1 THEN 255 * epsilon END
+    AS step_grey,
   images, fooling_rate, fooling_rate_low, fooling_rate_high, fooling_rate_min, fooling_rate_max, fooling_rate_ceiling,
   control, control_min, control_max, coalesce(draws, 0) AS draws,
   targeted_success_rate, targeted_success_rate_non_target, control_targeted, control_targeted_non_target,
@@ -116,4 +121,4 @@ SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, xi_grey,
 FROM searches LEFT JOIN control USING (setting, split)
 QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split) = 0
 ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi, target NULLS FIRST,
-  rule, made_on, epsilon"""
+  rule, made_on, searches.source, epsilon"""
