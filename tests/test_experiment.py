@@ -256,6 +256,18 @@ def test_perturbations_are_made_from_fewer_and_from_other_images(tmp_path: Path,
     assert all(array.shape == (1, 16, 16) for array in arrays), "colour photographs are brought to one channel"
 
 
+def test_a_filter_is_attacked_through(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    net = [{"weights": "foreign_victims:bright", "filters": ["none", "bits:2", "median:3"], "name": "net"}]
+    planned = judged_plan(tmp_path, classifiers=net, control=False, splits=["test"], renderings=["bits:2"])
+    assert run_all(planned, results) == Summary(3, 0, 0)
+    rows = {row["classifier"]: row for row in results.rows("trials").to_pylist()}
+    assert set(rows) == {"net", "net+bits:2", "net+median:3"}
+    assert len({row["classifier_sha256"] for row in rows.values()}) == 3
+    unaware = {row["trial_id"]: row for row in results.rows("renderings").to_pylist()}[rows["net"]["trial_id"]]
+    assert rows["net+bits:2"]["clean_accuracy"] == unaware["clean_accuracy"], "the same filter, the same clean images"
+
+
 def test_the_row_of_trials_comes_after_all_others(tmp_path: Path, results: Results) -> None:
     write_data(tmp_path / "one.parquet")
     planned = judged_plan(tmp_path, control=False)

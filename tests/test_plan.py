@@ -341,6 +341,16 @@ def test_sources_that_are_not_there_are_refused(sources: list[dict[str, Any]], t
         plan(sources=sources)
 
 
+def test_a_filter_makes_a_classifier_of_its_own_out_of_one_training() -> None:
+    assert ids(classifiers=[{**TRAIN[0], "filters": ["none"]}]) == ids()
+    victims = plan(classifiers=[{**TRAIN[0], "filters": ["none", "jpeg:075", "jpeg:75"]}]).victims
+    assert [victim.name for victim in victims] == ["small-cnn-random", "small-cnn-random+jpeg:75"]
+    assert len({victim.key for victim in victims}) == 2
+    assert len({victim.bare_key for victim in victims}) == 1
+    with pytest.raises(ConfigError, match="rendering: expected uint8"):
+        plan(classifiers=[{**TRAIN[0], "filters": ["blur"]}])
+
+
 def test_two_things_of_one_name_are_refused() -> None:
     recipes = [{**TRAIN[0], "recipe": {"base": "quick", "epochs": epochs}} for epochs in (1, 2)]
     with pytest.raises(ConfigError, match="two called 'small-cnn-random'; tell them apart with 'name'"):

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,9 @@ steps = st.one_of(
     st.just("uint8"),
     st.integers(1, 100).map(lambda quality: f"jpeg:{quality}"),
     st.floats(0.05, 0.95).map(lambda factor: f"resize:{factor:g}"),
+    st.integers(1, 7).map(lambda depth: f"bits:{depth}"),
+    st.sampled_from([3, 5]).map(lambda side: f"median:{side}"),
+    st.floats(0.02, 2).map(lambda sigma: f"bilateral:{sigma:g}"),
 )
 specs = st.lists(steps, min_size=1, max_size=3).map("+".join)
 seeds, channels = st.integers(0, 1000), st.sampled_from([1, 3])
@@ -113,10 +117,26 @@ def test_steps_follow_one_another() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "png", "jpeg", "jpeg:0", "jpeg:101", "jpeg:7.5", "resize:1", "resize:0", "resize:nan", "uint8:8", "uint8+"],
+    [
+        "",
+        "png",
+        "bits:8",
+        "median:4",
+        "median:1",
+        "bilateral:0",
+        "jpeg",
+        "jpeg:0",
+        "jpeg:101",
+        "jpeg:7.5",
+        "resize:1",
+        "resize:0",
+        "resize:nan",
+        "uint8:8",
+        "uint8+",
+    ],
 )
 def test_what_is_no_rendering_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="rendering: expected uint8, jpeg:75") as caught:
+    with pytest.raises(ConfigError, match="rendering: expected uint8, bits:4") as caught:
         parse_rendering(text)
     assert repr(text) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -134,3 +154,42 @@ def test_a_replica_renders_after_clipping(spec: str, channels: int) -> None:
         with torch.no_grad():
             expected = module(rendering(pixels)).numpy()
         np.testing.assert_allclose(pool.logits(moved, batches, rendering), expected, rtol=1e-4, atol=1e-4)
+
+
+@given(specs, seeds, channels)
+def test_an_attacker_sees_the_rendered_pixels_and_gradients_that_are_not_zero(
+    spec: str, seed: int, channels: int
+) -> None:
+    pixels = pictures(seed, channels).requires_grad_()
+    rendering = parse_rendering(spec)
+    seen = rendering.through(pixels)
+    torch.testing.assert_close(seen, rendering(pixels.detach()), rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(seen.sum(), pixels)
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@given(seeds, st.integers(1, 7))
+def test_fewer_bits_are_fewer_levels_the_nearest(seed: int, depth: int) -> None:
+    free = torch.rand((1, 1, 16, 16), generator=torch.Generator().manual_seed(seed))
+    rounded = parse_rendering(f"bits:{depth}")(free)
+    assert len(rounded.unique()) <= 2**depth
+    assert float((rounded - free).abs().max()) <= 0.5 / (2**depth - 1) + 1e-6
+
+
+@given(seeds, channels, st.sampled_from([3, 5]))
+def test_the_median_is_that_of_the_neighbours(seed: int, channels: int, side: int) -> None:
+    pixels = pictures(seed, channels)
+    inner = slice(side // 2, -(side // 2))
+    expected = scipy.ndimage.median_filter(pixels.numpy(), (1, 1, side, side))[..., inner, inner]
+    assert np.array_equal(parse_rendering(f"median:{side}")(pixels).numpy()[..., inner, inner], expected)
+
+
+@given(seeds, channels)
+def test_a_bilateral_filter_keeps_edges_and_smooths_what_is_alike(seed: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    edge = torch.cat([torch.full((1, channels, 16, 8), 0.2), torch.full((1, channels, 16, 8), 0.8)], -1)
+    noisy = edge + 0.02 * torch.randn(edge.shape, generator=generator)
+    smooth = parse_rendering("bilateral:0.1")(noisy.clamp(0, 1))
+    assert float((smooth - edge).std()) < 0.7 * float((noisy - edge).std())
+    assert float((smooth - edge).abs().max()) < 0.1, "a mean over the edge would be off by 0.3"

@@ -13,6 +13,7 @@ from uapray.rendering import parse_rendering
 
 NONTARGETED = "nontargeted"
 ALL_CLASSES = "all"
+NO_FILTER = "none"
 
 
 class DataEntry(Settings):
@@ -38,6 +39,7 @@ class ClassifierEntry(Settings):
         initial_weights: ``random``, ``pretrained``, or a weights file.
         recipe: Name of a recipe, or a mapping with ``base`` and what differs from it.
         train_seeds: One classifier each.
+        filters: What images go through before each is asked, a classifier each: ``none``, or a rendering.
         name: How results call it.
     """
 
@@ -46,12 +48,18 @@ class ClassifierEntry(Settings):
     initial_weights: str = "pretrained"
     recipe: Recipe = RECIPES["papers"]
     train_seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    filters: tuple[str, ...] = Field((NO_FILTER,), min_length=1)
     name: str | None = None
 
     @field_validator("recipe", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         return recipe_of(value) if isinstance(value, str | Mapping) else value
+
+    @field_validator("filters")
+    @classmethod
+    def _as_written_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one if one == NO_FILTER else str(parse_rendering(one)) for one in value))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -13,6 +13,7 @@ import numpy as np
 from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, StoppedError, UserError
+from uapray.filtered import filtered
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import classifier_rows
 from uapray.models.weights import load_classifier, load_for, save_classifier_once
@@ -119,11 +120,14 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
     with shelf.taken(group.source, group.splits) as held:
         check()
         try:
-            classifier = _obtain(run, group.victim, held, check)
+            with shelf.making(group.victim.bare_key):
+                bare = _obtain(run, group.victim, held, check)
+            rendering = group.victim.filter
+            classifier = bare if rendering is None else filtered(bare, rendering)
         except (UserError, ClusterError, StoppedError):
             raise
         except Exception as error:
-            _write_failure(run, group.victim.key, "train", error)
+            _write_failure(run, group.victim.bare_key, "train", error)
             note.failed(len(group.trials))
             return len(group.trials)
         check_fits(classifier, held.images["train"])
@@ -161,7 +165,7 @@ def sample_of(images: ImageSet) -> ImageSet:
 
 def model_key(victim: Victim) -> str:
     """Return where a trained classifier stands in the store."""
-    return f"models/{victim.key}.safetensors"
+    return f"models/{victim.bare_key}.safetensors"
 
 
 def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
@@ -179,7 +183,7 @@ def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
 
 
 def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> Classifier:
-    """Return the classifier: given, out of the store, or trained now and stored."""
+    """Return the classifier without its filter: given, out of the store, or trained now and stored."""
     sample = sample_of(held.images["train"])
     if victim.train is None:
         return begin_with(victim, sample)
@@ -199,7 +203,7 @@ def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> 
         return load_classifier(f"{objects.uri}/{key}")
     for split, one in scores.items():
         rows_of = classifier_rows(classifier, one, split=split)
-        run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.key}-{split}", rows_of)
+        run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.bare_key}-{split}", rows_of)
     if not save_classifier_once(classifier, f"{objects.uri}/{key}"):
         return load_classifier(f"{objects.uri}/{key}")
     run.watcher.trained(victim, classifier)

@@ -18,7 +18,7 @@ from uapray.curves import walk_order
 from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker, with_source
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.grid import ALL_CLASSES, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
+from uapray.grid import ALL_CLASSES, NO_FILTER, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
 from uapray.models import foreign
 from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
@@ -122,15 +122,30 @@ class TrainStep:
 
 @dataclass(frozen=True, eq=False)
 class Victim:
-    """A classifier to be attacked: trained by a step of the plan, or there already."""
+    """A classifier to be attacked: trained by a step of the plan, or there already.
+
+    Attributes:
+        name: How results call it.
+        train: Step that trains it; None: it is there.
+        reference: Where it is.
+        filter: What images go through before it is asked; None: nothing.
+    """
 
     name: str
     train: TrainStep | None
     reference: str | None
+    filter: Rendering | None = None
 
     @cached_property
     def key(self) -> str:
-        """Key of the classifier: of the step that trains it, or of its file's content."""
+        """Key of the classifier with its filter."""
+        if self.filter is None:
+            return self.bare_key
+        return key_of("filtered", {"classifier": self.bare_key, "filter": str(self.filter)})
+
+    @cached_property
+    def bare_key(self) -> str:
+        """Key of the classifier without its filter: of the step that trains it, or of its file's content."""
         if self.train is not None:
             return self.train.key
         assert self.reference is not None
@@ -482,7 +497,9 @@ def _targets(names: tuple[str, ...], source: Source) -> list[str | None]:
 def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) -> Iterator[Victim]:
     for entry in entries:
         if entry.weights is not None:
-            yield Victim(entry.name or _stem(entry.weights), None, resolve_reference(entry.weights, base))
+            yield from _behind(
+                entry.filters, entry.name or _stem(entry.weights), None, resolve_reference(entry.weights, base)
+            )
             continue
         assert entry.architecture is not None
         initial = entry.initial_weights
@@ -490,7 +507,16 @@ def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) ->
         for seed in entry.train_seeds:
             step = TrainStep(source, canonical(entry.architecture), initial, entry.recipe, seed)
             name = entry.name or f"{step.architecture}-{_stem(initial)}"
-            yield Victim(name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None)
+            yield from _behind(entry.filters, name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None)
+
+
+def _behind(filters: Sequence[str], name: str, train: TrainStep | None, reference: str | None) -> Iterator[Victim]:
+    """Yield a classifier behind each filter."""
+    for text in filters:
+        if text == NO_FILTER:
+            yield Victim(name, train, reference)
+        else:
+            yield Victim(f"{name}+{text}", train, reference, parse_rendering(text))
 
 
 def resolve_reference(reference: str, base: str) -> str:

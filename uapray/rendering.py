@@ -13,7 +13,11 @@ from torch.nn.functional import interpolate
 
 from uapray.errors import ConfigError
 
-EXPECTED = "expected uint8, jpeg:75 (quality 1 to 100), resize:0.5 (factor below 1), or several with +"
+EXPECTED = (
+    "expected uint8, bits:4 (1 to 7), jpeg:75 (quality 1 to 100), resize:0.5 (factor below 1), median:3 (odd side), "
+    "bilateral:0.1 (spread of the pixels), or several with +"
+)
+_WINDOW, _SPREAD = 5, 1.5  # of the bilateral filter, pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,68 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class Bits:
+    """Rounding to fewer grey levels ("feature squeezing", Xu et al. 2018).
+
+    Attributes:
+        depth: Bits a channel, 1 to 7.
+    """
+
+    depth: int
+
+    def __str__(self) -> str:
+        return f"bits:{self.depth}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1] at the nearest of ``2 ** depth`` levels, the ends among them."""
+        top = 2**self.depth - 1
+        return pixels.mul(top).round().div(top)
+
+
+@dataclass(frozen=True, slots=True)
+class Median:
+    """The median of the pixels around each, channel by channel (Xu et al. 2018).
+
+    Attributes:
+        side: Of the window, odd, at least 3.
+    """
+
+    side: int
+
+    def __str__(self) -> str:
+        return f"median:{self.side}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1], ``(b, c, h, w)``; beyond the edge all is black."""
+        from kornia.filters import median_blur
+
+        return median_blur(pixels, (self.side, self.side))
+
+
+@dataclass(frozen=True, slots=True)
+class Bilateral:
+    """The mean of the pixels around each, weighted by how near and how alike they are (Tomasi & Manduchi 1998).
+
+    Attributes:
+        sigma: Standard deviation of the weights over differences of pixels, in pixel units, above 0.
+    """
+
+    sigma: float
+
+    def __str__(self) -> str:
+        return f"bilateral:{self.sigma:g}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1], ``(b, c, h, w)``."""
+        from kornia.filters import bilateral_blur
+
+        return bilateral_blur(pixels, (_WINDOW, _WINDOW), self.sigma, (_SPREAD, _SPREAD)).clamp(0, 1)
+
+
+Step = Uint8 | Bits | Jpeg | Resize | Median | Bilateral
+
+
+@dataclass(frozen=True, slots=True)
 class Rendering:
     """One step after the other, applied to clean and perturbed images alike.
 
@@ -82,7 +148,7 @@ class Rendering:
         steps: At least one.
     """
 
-    steps: tuple[Uint8 | Jpeg | Resize, ...]
+    steps: tuple[Step, ...]
 
     def __str__(self) -> str:
         return "+".join(map(str, self.steps))
@@ -97,6 +163,19 @@ class Rendering:
             pixels = step(pixels)
         return pixels
 
+    def through(self, pixels: Tensor) -> Tensor:
+        """Return the same with gradients that an attacker can use.
+
+        Those of steps that round, which would be zero, are passed on as they come (Athalye et al. 2018, "BPDA");
+        the others have their own.
+        """
+        for step in self.steps:
+            if isinstance(step, Uint8 | Bits | Jpeg):
+                pixels = pixels + (step(pixels.detach()) - pixels.detach())
+            else:
+                pixels = step(pixels)
+        return pixels
+
 
 def parse_rendering(text: str) -> Rendering:
     """Read a rendering as it is written in grids and on the command line, e.g. ``uint8+jpeg:75``.
@@ -107,11 +186,17 @@ def parse_rendering(text: str) -> Rendering:
     return Rendering(tuple(_step(part, text) for part in text.split("+")))
 
 
-def _step(part: str, text: str) -> Uint8 | Jpeg | Resize:
+def _step(part: str, text: str) -> Step:
     name, _, value = part.strip().partition(":")
     try:
         if name == "uint8" and not value:
             return Uint8()
+        if name == "bits" and 1 <= int(value) <= 7:
+            return Bits(int(value))
+        if name == "median" and int(value) >= 3 and int(value) % 2:
+            return Median(int(value))
+        if name == "bilateral" and float(value) > 0 and math.isfinite(float(value)):
+            return Bilateral(float(value))
         if name == "jpeg" and 1 <= int(value) <= 100:
             return Jpeg(int(value))
         if name == "resize" and 0 < float(value) < 1 and math.isfinite(float(value)):

@@ -1,4 +1,4 @@
-"""Decoded data sets of a run: each is decoded once, for all classifiers, and let go after the last of them."""
+"""What the groups of a run share: each data set is decoded once, for all classifiers, and each of these made once."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -35,6 +35,15 @@ class Shelf:
         self._left = Counter(wanted)
         self._places = {key: _Place() for key in self._left}
         self._lock = Lock()
+        self._makers: dict[str, Lock] = {}
+
+    @contextmanager
+    def making(self, classifier: str) -> Iterator[None]:
+        """Let one group at a time get a classifier, by its key: others that want the same find it made."""
+        with self._lock:
+            maker = self._makers.setdefault(classifier, Lock())
+        with maker:
+            yield
 
     @contextmanager
     def taken(self, source: Source, splits: Iterable[str]) -> Iterator[Held]:
