@@ -184,7 +184,7 @@ def test_what_a_grid_asks_for_later_is_judged_later_and_nothing_twice(tmp_path: 
     write_data(tmp_path / "one.parquet")
     assert run_all(judged_plan(tmp_path, control_draws=0, renderings=[]), results).done == 2
     assert not results.keys("renderings") | results.keys("controls")
-    before = contents(results, "trials", "perturbations", "images", "classes")
+    before = contents(results, "trials", "perturbations", "images", "classes", "clinical")
     for changes, done, rendered, controls in (
         ({"control_draws": 0}, 2, 4, 0),
         ({}, 1, 4, 2),  # the rule random is not judged beside controls
@@ -194,7 +194,7 @@ def test_what_a_grid_asks_for_later_is_judged_later_and_nothing_twice(tmp_path: 
     ):
         assert run_all(judged_plan(tmp_path, **changes), results).done == done
         assert (len(results.keys("renderings")), len(results.keys("controls"))) == (rendered, controls)
-    assert contents(results, "trials", "perturbations", "images", "classes") == before
+    assert contents(results, "trials", "perturbations", "images", "classes", "clinical") == before
 
 
 def test_a_perturbation_is_judged_on_the_other_classifiers(tmp_path: Path, results: Results) -> None:
@@ -301,7 +301,8 @@ def test_a_judgement_that_failed_after_its_trial_stood_is_mended_by_its_own_rows
 
 def test_the_tables_of_a_trial_agree(tmp_path: Path, results: Results) -> None:
     write_data(tmp_path / "one.parquet")
-    planned = judged_plan(tmp_path, renderings=["uint8", "resize:0.5"])
+    data = [{"uri": "one.parquet", "size": 16, "healthy": "dark"}]
+    planned = judged_plan(tmp_path, renderings=["uint8", "resize:0.5"], data=data)
     run_all(planned, results)
     trials = {(row["trial_id"], row["split"]): row for row in results.rows("trials").to_pylist()}
     for row in trials.values():
@@ -333,6 +334,15 @@ def test_the_tables_of_a_trial_agree(tmp_path: Path, results: Results) -> None:
         for accuracy, sensitivity in (("clean_accuracy", "sensitivity_clean"), ("robust_accuracy", "sensitivity")):
             right = sum((row[sensitivity] or 0) * row["images"] for row in classes)
             assert right / trial["images"] == pytest.approx(trial[accuracy])
+        clinical = [row for row in results.rows("clinical").to_pylist() if (row["trial_id"], row["split"]) == key]
+        readings = {(row["measure"], row["class_name"]): row for row in clinical}
+        assert len(clinical) == len(readings) == 3 * 4 + 2 + 1
+        for row in classes:
+            for measure in ("sensitivity", "specificity"):
+                found = readings[measure, row["class_name"]]
+                assert (found["clean"], found["perturbed"]) == (row[f"{measure}_clean"], row[measure])
+        assert readings["accuracy", None]["perturbed"] == pytest.approx(trial["robust_accuracy"])
+        assert readings["called_healthy", None]["perturbed_high"] <= 1
 
 
 def test_controls_and_renderings_are_the_same_bits_again(tmp_path: Path, results: Results) -> None:
@@ -340,9 +350,9 @@ def test_controls_and_renderings_are_the_same_bits_again(tmp_path: Path, results
     other = open_results(str(tmp_path / "other"))
     for store in (results, other):
         run_all(judged_plan(tmp_path), store)
-    for table in ("controls", "renderings", "classes"):
+    for table in ("controls", "renderings", "classes", "clinical"):
         one, again = (
-            store.rows(table).drop_columns([name for name in ("finished_at",) if table != "classes"])
+            store.rows(table).drop_columns([] if table in ("classes", "clinical") else ["finished_at"])
             for store in (results, other)
         )
         assert one.equals(again)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from uapray.clinical import Roles
 from uapray.data.dataset import DataSet
 from uapray.errors import ConfigError, NotFoundError, UserError
 from uapray.grid import parse_grid
@@ -339,6 +340,14 @@ def test_sources_that_are_not_there_are_refused(sources: list[dict[str, Any]], t
         return
     with pytest.raises(UserError, match=re.escape(text)):
         plan(sources=sources)
+
+
+def test_what_classes_mean_to_a_clinician_is_no_part_of_the_identifier() -> None:
+    told = {"uri": "chest.parquet", "healthy": "NORMAL", "referable": ["PNEUMONIA"]}
+    assert ids(data=[told]) == ids()
+    assert plan(data=[told]).trials[0].source.roles == Roles(0, frozenset({1}))
+    with pytest.raises(ConfigError, match="healthy and referable to be of NORMAL, PNEUMONIA, got 'normal'"):
+        plan(data=[{"uri": "chest.parquet", "healthy": "normal"}])
 
 
 def test_a_filter_makes_a_classifier_of_its_own_out_of_one_training() -> None:

@@ -23,11 +23,15 @@ class DataEntry(Settings):
         uri: Path, glob, ``s3://…`` or ``phantom:…``; relative paths are relative to the grid file.
         name: How results call it; None: after the file.
         size: Height and width in pixels; None: as stored.
+        healthy: Class of the healthy, so that the diseased who are called healthy are counted.
+        referable: Classes whose patients are to be referred.
     """
 
     uri: str
     name: str | None = None
     size: int | None = Field(None, ge=8)
+    healthy: str | None = None
+    referable: tuple[str, ...] = ()
 
 
 class ClassifierEntry(Settings):

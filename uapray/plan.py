@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from uapray import objects
+from uapray.clinical import Roles
 from uapray.config import BLACK_BOX, FP32, Arithmetic, Norm, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.curves import walk_order
@@ -39,6 +40,7 @@ class Source:
         data: The opened file.
         size: Height and width in pixels; None: as stored.
         attacker_share: Share of the test images that are the split ``attacker``.
+        roles: What its classes mean to a clinician; no part of the key.
         foreign: Other data sets that perturbations are made from, and the split of each, by the name that it has here.
     """
 
@@ -46,6 +48,7 @@ class Source:
     data: DataSet
     size: tuple[int, int] | None
     attacker_share: float = 0.0
+    roles: Roles = field(default_factory=Roles)
     foreign: Mapping[str, tuple[DataSet, str]] = field(default_factory=dict)
 
     @cached_property
@@ -442,7 +445,17 @@ def resolve(uri: str, base: str) -> str:
 
 def _source(entry: DataEntry, attackers: float, base: str, opened: Callable[[str], DataSet]) -> Source:
     data = opened(resolve(entry.uri, base))
-    return Source(entry.name or data.name, data, None if entry.size is None else (entry.size, entry.size), attackers)
+    name, size = entry.name or data.name, None if entry.size is None else (entry.size, entry.size)
+    return Source(name, data, size, attackers, _roles(entry, data))
+
+
+def _roles(entry: DataEntry, data: DataSet) -> Roles:
+    for name in (*([] if entry.healthy is None else [entry.healthy]), *entry.referable):
+        if name not in data.class_names:
+            expected = ", ".join(data.class_names)
+            raise ConfigError(f"{data.name}: expected healthy and referable to be of {expected}, got '{name}'")
+    healthy = None if entry.healthy is None else data.class_names.index(entry.healthy)
+    return Roles(healthy, frozenset(map(data.class_names.index, entry.referable)))
 
 
 def _source_name(entry: SourceEntry) -> str:

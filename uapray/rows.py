@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from uapray import __version__
+from uapray.clinical import Estimate, Roles, clinical_readings
 from uapray.controls import Controls
 from uapray.curves import Curve
 from uapray.data.images import ImageSet
@@ -204,6 +205,24 @@ def class_rows(trial_id: str, judged: Judgement, class_names: Sequence[str]) -> 
                 "specificity": perturbed[1],
             }
         )
+    return rows
+
+
+def clinical_rows(trial_id: str, judged: Judgement, images: ImageSet, *, roles: Roles, seed: int) -> list[Row]:
+    """Return the rows of table ``clinical``: one a measure and class."""
+    from scipy.special import softmax  # seconds to import; not on the way to a replica
+
+    clean, perturbed = (
+        softmax(logits.astype(np.float64), axis=1) for logits in (judged.clean_logits, judged.perturbed_logits)
+    )
+    rows = []
+    for one in clinical_readings(images.labels, clean, perturbed, images.groups, roles=roles, seed=seed):
+        row: Row = {"trial_id": trial_id, "split": judged.split, "measure": one.measure}
+        row["class_name"] = None if one.class_index is None else images.class_names[one.class_index]
+        for name in ("clean", "perturbed", "change"):
+            estimate: Estimate = getattr(one, name)
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        rows.append(row)
     return rows
 
 

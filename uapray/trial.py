@@ -43,18 +43,22 @@ class Arena:
     pool: ReplicaPool
     images: Mapping[str, ImageSet]
     weight: float = 1.0
-    _clean: dict[tuple[str, Rendering | None], NDArray[np.int64]] = field(default_factory=dict)
+    _clean: dict[tuple[str, Rendering | None], NDArray[np.float32]] = field(default_factory=dict)
     _norms: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def clean(self, split: str, rendering: Rendering | None = None) -> NDArray[np.int64]:
-        """Return the classes predicted for the clean images, rendered or as they are; the replicas are asked once."""
+        """Return the classes predicted for the clean images, rendered or as they are."""
+        return predicted(self.clean_logits(split, rendering))
+
+    def clean_logits(self, split: str, rendering: Rendering | None = None) -> NDArray[np.float32]:
+        """Return the logits ``(n, k)`` of the clean images, rendered or as they are; the replicas are asked once."""
         if not len(self.images[split]):
             raise DataError(f"{split}: expected images, got none")
         with self._lock:
             if (split, rendering) not in self._clean:
                 batches = in_turn(split, np.arange(len(self.images[split])))
-                self._clean[split, rendering] = predicted(self.pool.logits(None, batches, rendering))
+                self._clean[split, rendering] = self.pool.logits(None, batches, rendering)
             return self._clean[split, rendering]
 
     def mean_norm(self, split: str, norm: str) -> float:
@@ -111,12 +115,16 @@ class Judgement:
         outcome: Predictions before and after.
         visibility: How much the images changed.
         target: Index of the class that was to be reached; None: nontargeted.
+        clean_logits: Of the clean images, ``(n, k)``.
+        perturbed_logits: Of the perturbed images, ``(n, k)``.
     """
 
     split: str
     outcome: Outcome
     visibility: Visibility
     target: int | None
+    clean_logits: NDArray[np.float32]
+    perturbed_logits: NDArray[np.float32]
 
 
 def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
@@ -308,8 +316,10 @@ def _source_rate(task: Task, v: Tensor) -> float:
 
 def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None) -> Judgement:
     """Measure a perturbation on a split, after clipping to valid pixels."""
-    outcome = predictions(arena, split, perturbation, np.arange(len(arena.images[split])))
-    return Judgement(split, outcome, visibility(arena.images[split].images, perturbation), target)
+    images, clean = arena.images[split], arena.clean_logits(split)
+    perturbed = arena.pool.logits(perturbation, in_turn(split, np.arange(len(images))))
+    outcome = Outcome(images.labels, predicted(clean), predicted(perturbed), len(images.class_names))
+    return Judgement(split, outcome, visibility(images.images, perturbation), target, clean, perturbed)
 
 
 def judge_rendered(arena: Arena, split: str, perturbation: Tensor, rendering: Rendering) -> Outcome:

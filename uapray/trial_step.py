@@ -39,6 +39,8 @@ def run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, s
         results.write_rows("flows", grid, key, rows.flow_rows(step.trial_id, judged))
         results.write_rows("images", grid, key, rows.image_rows(step.trial_id, judged, images))
         results.write_rows("classes", grid, key, rows.class_rows(step.trial_id, judged, images.class_names))
+        clinical = rows.clinical_rows(step.trial_id, judged, images, roles=step.source.roles, seed=step.seed)
+        results.write_rows("clinical", grid, key, clinical)
         if examples:
             results.write_rows("examples", grid, key, examples)
         results.write_rows("trials", grid, key, [rows.trial_row(step, classifier, found, judged, ran)])

@@ -92,7 +92,7 @@ def mayhem(kills: int, seed: int, passes: int, seeds: int, tmp_path: Path) -> No
     for key in arrays:
         trial = key.removeprefix("perturbations/").removesuffix(".safetensors")
         assert np.array_equal(wild.read_array(trial), quiet.read_array(trial))
-    for table in ("images", "flows", "classes", "history", "controls"):
+    for table in ("images", "flows", "classes", "clinical", "history", "controls"):
         count = f"SELECT count(*) AS n FROM {table}"
         assert query(wild, count).to_pylist() == query(quiet, count).to_pylist(), f"{table}: lost or twice"
     failed = [one.rows("failures")["trial_id"].to_pylist() for one in (quiet, wild)]

@@ -252,6 +252,28 @@ TABLES: dict[str, pa.Schema] = {
         ("specificity_clean?", _REAL, "share", "clean images of other classes not predicted as it; null if none"),
         ("specificity?", _REAL, "share", "the same of the perturbed images"),
     ),
+    "clinical": _schema(
+        "What the attack means for patients: one row a trial × split × measure and class; intervals by patient.",
+        _TRIAL_ID,
+        _SPLIT,
+        (
+            "measure",
+            _TEXT,
+            "name",
+            "`sensitivity`, `specificity`, `ppv`, `auc`; of all: `accuracy`, `calibration_error`, `called_healthy`, "
+            "`referable_sensitivity`, `referable_specificity`",
+        ),
+        ("class_name?", _TEXT, "class name", "class against the rest; null: all classes together"),
+        ("clean?", _REAL, "share", "of the clean images; null if there is nothing to divide by"),
+        ("clean_low?", _REAL, "share", "lower limit at 95 %, patients resampled"),
+        ("clean_high?", _REAL, "share", "upper limit"),
+        ("perturbed?", _REAL, "share", "of the same images perturbed; null likewise"),
+        ("perturbed_low?", _REAL, "share", "lower limit"),
+        ("perturbed_high?", _REAL, "share", "upper limit"),
+        ("change?", _REAL, "share", "perturbed minus clean, the same patients; null likewise"),
+        ("change_low?", _REAL, "share", "lower limit"),
+        ("change_high?", _REAL, "share", "upper limit"),
+    ),
     "classifiers": _schema(
         "One row a classifier × split × class.",
         ("classifier_sha256", _TEXT, "sha256", "weights"),
@@ -297,7 +319,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-PARTS = frozenset({"flows", "images", "classes", "examples"})
+PARTS = frozenset({"flows", "images", "classes", "clinical", "examples"})
 """Tables whose rows are written before the row of ``trials`` with the same key, and count once that is there."""
 
 
