@@ -14,7 +14,7 @@ from uapray import cli
 VERBS = [
     ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"], ["curve"],
     ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
-    ["report"], ["compact"], ["doctor"],
+    ["verdict"], ["report"], ["compact"], ["doctor"],
 ]  # fmt: skip
 
 

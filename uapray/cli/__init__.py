@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import compact, compare, curve, data, demo, doctor, grid, perturb, results, train
+from uapray.cli import compact, compare, curve, data, demo, doctor, grid, perturb, results, train, verdict
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(grid.app, name="grid")
 app.command("status")(grid.status)
 app.command("compare")(compare.compare)
 app.command("query")(results.query)
+app.command("verdict")(verdict.verdict)
 app.command("report")(results.report)
 app.command("compact")(compact.compact)
 app.command("doctor")(doctor.doctor)

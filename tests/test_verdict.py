@@ -1,0 +1,180 @@
+"""Verdicts on made-up stores of which the answer is known."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_report import CLASSES, Shop
+
+from uapray import cli
+from uapray.store.results import Results, open_results
+from uapray.verdict import MIN_SEEDS, Verdict, _Effect, _units, verdicts
+
+SEEDS = range(MIN_SEEDS)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return open_results(str(tmp_path / "store"))
+
+
+def add(shop: Shop, rate: float, *, seeds: range = SEEDS, **changes: Any) -> None:
+    """Add trials of a rate, which differs a little from seed to seed."""
+    for seed in seeds:
+        at = rate + 0.01 * (seed - 1)
+        values: dict[str, Any] = {"fooling_rate": at, "images": 500, "seed": seed, "extras": False, **changes}
+        if values.get("target"):
+            values |= {"targeted_success_rate_non_target": at, "targeted_success_rate": (1 + at) / 2}
+        shop.add(**values)
+
+
+def answers(results: Results, **asked: Any) -> dict[str, str]:
+    return {one.claim: one.answer for one in verdicts(results, **asked)}
+
+
+def of(results: Results, claim: str) -> Verdict:
+    return next(one for one in verdicts(results) if one.claim == claim)
+
+
+def test_an_empty_store_says_nothing(results: Results) -> None:
+    assert set(answers(results).values()) == {"not enough data"}
+    assert list(answers(results)) == list("abcdefghi")
+
+
+def test_far_above_chance_holds_and_at_chance_fails(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.7)
+    add(shop, 0.05, rule="random")
+    (unit,) = of(results, "a").units
+    assert (unit.answer, unit.effect) == ("holds", pytest.approx(0.65))
+    assert unit.low < 0.65 < unit.high
+    assert len(unit.trial_ids) == 2 * MIN_SEEDS
+    add(shop, 0.01, classifier="robust")
+    add(shop, 0.20, rule="random", classifier="robust")
+    assert answers(results)["a"] == "fails"
+    assert sorted(unit.answer for unit in of(results, "a").units) == ["fails", "holds"]
+
+
+def test_one_seed_or_one_grain_is_not_enough(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.9, seeds=range(1))
+    add(shop, 0.05, rule="random")
+    assert answers(results)["a"] == "not enough data"
+    assert of(results, "a").units[0].p_value < 0.001, "however sure it looks"
+
+
+def test_source_and_test_rates_alike_or_not(results: Results) -> None:
+    shop = Shop(results)
+    for classifier, source in (("careful", 0.71), ("overfitted", 0.9)):
+        add(shop, 0.7, classifier=classifier, source_fooling_rate=source, images=5000)
+    found = {unit.about.split(", ")[1]: unit.answer for unit in of(results, "b").units}
+    assert found == {"careful": "holds", "overfitted": "fails"}
+
+
+def test_levels_are_judged_at_the_published_zeta_alone(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.95, zeta=0.04)
+    add(shop, 0.2, zeta=0.01)
+    assert answers(results)["c"] == "holds"
+    assert answers(results, zeta=0.01)["c"] == "fails"
+    assert answers(results, zeta=0.02)["c"] == "not enough data"
+
+
+def test_architectures_that_differ(results: Results) -> None:
+    shop = Shop(results)
+    for name, rate in (("vgg16", 0.80), ("resnet50", 0.81)):
+        add(shop, rate, classifier=name, architecture=name, images=20000)
+    assert answers(results)["d"] == "not enough data", "two are no spread"
+    add(shop, 0.79, classifier="densenet121", architecture="densenet121", images=20000)
+    assert answers(results)["d"] == "holds"
+    add(shop, 0.3, classifier="vit", architecture="vit", images=20000)
+    assert answers(results)["d"] == "fails"
+
+
+def test_other_images_lie_between_chance_and_own(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.05, rule="random")
+    add(shop, 0.8)
+    add(shop, 0.4, source="photographs/train")
+    assert answers(results)["f"] == "holds"
+    assert len(of(results, "f").units) == 2
+    assert {len(unit.trial_ids) for unit in of(results, "a").units} == {2 * MIN_SEEDS}, "only own images speak for (a)"
+    add(shop, 0.95, source="drawings/train")
+    assert answers(results)["f"] == "fails"
+
+
+def test_from_scratch_or_transferred(results: Results) -> None:
+    shop = Shop(results)
+    for weights, rate in (("random", 0.3), ("pretrained", 0.7)):
+        add(shop, rate, classifier=weights, initial_weights=weights)
+        add(shop, 0.05, rule="random", classifier=weights, initial_weights=weights)
+    assert answers(results)["g"] == "holds"
+
+
+def test_every_class_and_black_box(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.9, target=CLASSES[0])
+    assert answers(results)["h"] == "holds"
+    add(shop, 0.2, target=CLASSES[1])
+    assert answers(results)["h"] == "fails"
+    add(shop, 0.6, rule="hill-climb", source="chest/attacker")
+    assert answers(results)["i"] == "holds"
+    add(shop, 0.1, rule="cma-es", source="chest/attacker")
+    assert answers(results)["i"] == "fails"
+
+
+def test_of_one_grid_and_of_the_split_test_alone(results: Results) -> None:
+    one, other = Shop(results, "one"), Shop(results, "other")
+    for shop, rate in ((one, 0.9), (other, 0.02)):
+        add(shop, rate)
+        add(shop, 0.05, rule="random")
+    add(one, 0.01, split="train")
+    add(one, 0.01, made_on="another classifier")
+    assert answers(results, grid="one")["a"] == "holds"
+    assert answers(results, grid="one")["c"] == "holds"
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(1e-6, 0.1)), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_a_unit_holds_only_where_its_effect_is_on_that_side(figures: list[tuple[float, float]], band: bool) -> None:
+    limits = {"band": 0.05} if band else {"floor": 0.0}
+    effects = [_Effect("x", value, variance, ("id",), enough=True, **limits) for value, variance in figures]
+    for effect, unit in zip(effects, _units(effects), strict=True):
+        inside = abs(effect.value) < 0.05 if band else effect.value > 0
+        assert unit.answer != ("fails" if inside else "holds")
+        assert 0 <= unit.p_value <= 1
+        assert unit.high - unit.low == pytest.approx(2 * 1.959964 * math.sqrt(effect.variance))
+
+
+def test_many_comparisons_are_corrected() -> None:
+    weak = _Effect("x", 0.2, 0.01, ("id",), enough=True, floor=0.0)
+    assert _units([weak])[0].answer == "holds"
+    nothing = [_Effect("y", 0.0, 0.01, ("id",), enough=True, floor=0.0)] * 20
+    assert _units([weak, *nothing])[0].answer == "not enough data"
+
+
+def test_the_verb(results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = Shop(results)
+    add(shop, 0.9)
+    add(shop, 0.05, rule="random")
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["uapray", "verdict", "--store", results.objects.uri, *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    table = said()
+    assert "(a) a universal perturbation fools more than a random one of its size" in table
+    assert "(e) needs hardened classifiers" in table
+    plain = json.loads(said("--format", "json"))
+    assert [one["claim"] for one in plain] == list("abcdefghi")
+    assert plain[0]["answer"] == "holds"
+    assert plain[0]["units"][0]["effect"] == pytest.approx(0.85)

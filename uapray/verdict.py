@@ -1,0 +1,344 @@
+"""The published claims, each held against what a store has: holds, fails, or not enough data."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import sqrt
+from typing import Any, Literal
+
+from uapray.config import BLACK_BOX
+from uapray.measures import CONFIDENCE
+from uapray.query import query
+from uapray.store.results import Results
+
+MIN_SEEDS = 3
+MIN_ARCHITECTURES = 3
+SAME_RATE = 0.05  # (b): rates on source and test images that differ by less are called alike
+SMALL_SPREAD = 0.10  # (d): the widest difference between architectures that is called small
+PUBLISHED_RATE, HALF, BLACK_BOX_RATE = 0.8, 0.5, 0.4
+
+Row = Mapping[str, Any]
+Answer = Literal["holds", "fails", "not enough data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One comparison that speaks for or against a claim.
+
+    Attributes:
+        about: What was compared, for people.
+        effect: The figure that decides.
+        low: Its lower limit at 95 %.
+        high: Its upper limit.
+        wanted: What the claim says of the effect, e.g. "> 0".
+        p_value: One-sided, of chance where the claim is false; corrected for the units of the claim (Benjamini &
+            Yekutieli 2001).
+        answer: What it says.
+        trial_ids: The trials behind it.
+    """
+
+    about: str
+    effect: float
+    low: float
+    high: float
+    wanted: str
+    p_value: float
+    answer: Answer
+    trial_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A claim and what the store says of it.
+
+    Attributes:
+        claim: Its letter.
+        says: The claim.
+        answer: ``fails`` if one unit does, ``holds`` if all do, else not enough data.
+        units: The comparisons.
+        needs: What a store must hold for an answer.
+    """
+
+    claim: str
+    says: str
+    answer: Answer
+    units: tuple[Unit, ...]
+    needs: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """A rate over seeds.
+
+    Attributes:
+        value: Mean of the seeds.
+        variance: Of that mean: of the images (Agresti & Coull 1998, so that it is never 0) and of the seeds.
+        seeds: How many.
+        trial_ids: Of the seeds.
+    """
+
+    value: float
+    variance: float
+    seeds: int
+    trial_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """A figure before it is judged: the claim wants it above ``floor``, or within ``band`` of 0."""
+
+    about: str
+    value: float
+    variance: float
+    trial_ids: tuple[str, ...]
+    enough: bool
+    floor: float | None = None
+    band: float | None = None
+
+
+def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -> tuple[Verdict, ...]:
+    """Hold the nine published claims against a store (Hirano et al. 2021, Minagi et al. 2022, Koga & Takemoto 2022).
+
+    Only the split ``test`` counts, each perturbation on the classifier that it was made on, and at least `MIN_SEEDS`
+    seeds of each setting.
+
+    Args:
+        results: The store.
+        grid: One grid only.
+        zeta: Radius at which claims about a level are judged; the papers' is 0.04.
+    """
+    sql = """SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256) * FROM trials
+    WHERE split = 'test' AND coalesce(made_on, classifier) = classifier AND fooling_rate IS NOT NULL"""
+    known = [row for row in query(results, sql).to_pylist() if grid is None or row["grid"] == grid]
+    rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
+    at_zeta = [row for row in rows if row["zeta"] is not None and abs(row["zeta"] - zeta) < 1e-9]
+    return tuple(
+        _verdict(claim, says, needs, find(at_zeta if of_level else rows))
+        for claim, says, needs, find, of_level in CLAIMS
+    )
+
+
+def _setting(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
+
+
+def _own(row: Row) -> bool:
+    return row["source"] is not None and row["source"].startswith(f"{row['data']}/")
+
+
+def _white_box(row: Row) -> bool:
+    return row["rule"] != "random" and row["rule"] not in BLACK_BOX and _own(row) and "[" not in row["source"]
+
+
+def _success(row: Row) -> float | None:
+    """Return what was to be raised: the fooling rate, targeted the success rate of images not of the target."""
+    value: float | None = row["fooling_rate" if row["target"] is None else "targeted_success_rate_non_target"]
+    return value
+
+
+def _cells(
+    rows: Iterable[Row], wanted: Callable[[Row], bool], rate: Callable[[Row], float | None] = _success
+) -> dict[tuple[Any, ...], _Mean]:
+    """Return the mean over seeds of each setting and rule."""
+    chosen = [row for row in rows if wanted(row) and rate(row) is not None]
+    keyed = groupby(chosen, key=lambda row: (*_setting(row), row["rule"], row["source"]))
+    return {key[:-1]: _mean(list(each), rate) for key, each in keyed}
+
+
+def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> _Mean:
+    rates = [float(rate(row) or 0.0) for row in rows]
+    count, images = len(rates), min(row["images"] for row in rows)
+    value = sum(rates) / count
+    moved = (value * images + 2) / (images + 4)
+    between = sum((one - value) ** 2 for one in rates) / (count - 1) / count if count > 1 else 0.0
+    return _Mean(value, moved * (1 - moved) / (images + 4) + between, count, tuple(row["trial_id"] for row in rows))
+
+
+def _controls(rows: Iterable[Row]) -> dict[tuple[Any, ...], _Mean]:
+    return {key[:-1]: one for key, one in _cells(rows, lambda row: row["rule"] == "random").items()}
+
+
+def _about(key: tuple[Any, ...]) -> str:
+    data, classifier, _, norm, zeta, target, *rule = key
+    aim = "" if target is None else f" → {target}"
+    size = "" if zeta is None else f" {zeta:g}"
+    return " ".join([f"{data}, {classifier}, {norm}{size}{aim}", *rule])
+
+
+def _difference(about: str, one: _Mean, other: _Mean, *, floor: float = 0.0) -> _Effect:
+    enough = min(one.seeds, other.seeds) >= MIN_SEEDS
+    ids = (*one.trial_ids, *other.trial_ids)
+    return _Effect(about, one.value - other.value, one.variance + other.variance, ids, enough, floor)
+
+
+def _level(about: str, one: _Mean, floor: float) -> _Effect:
+    return _Effect(about, one.value, one.variance, one.trial_ids, one.seeds >= MIN_SEEDS, floor)
+
+
+def _above_random(rows: Sequence[Row]) -> Iterator[_Effect]:
+    controls = _controls(rows)
+    for key, one in _cells(rows, _white_box).items():
+        if (control := controls.get(key[:-1])) is not None:
+            yield _difference(f"{_about(key)} − random", one, control)
+
+
+def _train_like_test(rows: Sequence[Row]) -> Iterator[_Effect]:
+    known = [row for row in rows if _white_box(row) and row["source_fooling_rate"] is not None]
+    on_source = _cells(known, lambda _row: True, lambda row: row["source_fooling_rate"])
+    on_test = _cells(known, lambda _row: True, lambda row: row["fooling_rate"])
+    for key, one in on_source.items():
+        found = _difference(f"{_about(key)}, source − test", one, on_test[key])
+        yield replace(found, trial_ids=one.trial_ids, floor=None, band=SAME_RATE)
+
+
+def _high(rows: Sequence[Row]) -> Iterator[_Effect]:
+    def published(row: Row) -> float | None:
+        value: float | None = row["fooling_rate" if row["target"] is None else "targeted_success_rate"]
+        return value
+
+    for key, one in _cells(rows, _white_box, published).items():
+        yield _level(_about(key), one, PUBLISHED_RATE)
+
+
+def _alike_over_architectures(rows: Sequence[Row]) -> Iterator[_Effect]:
+    architectures = {row["classifier_sha256"]: row["architecture"] for row in rows}
+    cells = _cells(rows, _white_box)
+
+    def shared(key: tuple[Any, ...]) -> tuple[str, ...]:
+        return tuple(map(str, (key[0], *key[3:])))
+
+    for same, keys in groupby(sorted(cells, key=shared), key=shared):
+        each = {key: cells[key] for key in keys}
+        enough = len({architectures[key[2]] for key in each}) >= MIN_ARCHITECTURES
+        if len(each) < 2:
+            continue
+        low, high = (pick(each.values(), key=lambda one: one.value) for pick in (min, max))
+        found = _difference(f"{' '.join(same)}, widest difference of {len(each)} classifiers", high, low)
+        yield replace(found, enough=found.enough and enough, floor=None, band=SMALL_SPREAD)
+
+
+def _natural_between(rows: Sequence[Row]) -> Iterator[_Effect]:
+    own, controls = _cells(rows, _white_box), _controls(rows)
+    for source in sorted({row["source"] for row in rows if row["source"] is not None and not _own(row)}):
+        of_source = [row for row in rows if row["source"] == source and row["rule"] not in BLACK_BOX]
+        for key, one in _cells(of_source, lambda _row: True).items():
+            if (control := controls.get(key[:-1])) is not None:
+                yield _difference(f"{_about(key)}, from {source} − random", one, control)
+            if (better := own.get(key)) is not None:
+                yield _difference(f"{_about(key)}, from own images − from {source}", better, one)
+
+
+def _scratch_between(rows: Sequence[Row]) -> Iterator[_Effect]:
+    begun = {row["classifier_sha256"]: (row["architecture"], row["initial_weights"]) for row in rows}
+    cells, controls = _cells(rows, _white_box), _controls(rows)
+    for key, scratch in cells.items():
+        architecture, weights = begun[key[2]]
+        if weights != "random":
+            continue
+        if (control := controls.get(key[:-1])) is not None:
+            yield _difference(f"{_about(key)}, from scratch − random perturbation", scratch, control)
+        for other, transferred in cells.items():
+            same = (key[0], *key[3:]) == (other[0], *other[3:])
+            if same and begun[other[2]][0] == architecture and begun[other[2]][1] not in ("random", None):
+                yield _difference(f"{_about(key)}, transferred − from scratch", transferred, scratch)
+
+
+def _each_class(rows: Sequence[Row]) -> Iterator[_Effect]:
+    for key, one in _cells(rows, lambda row: _white_box(row) and row["target"] is not None).items():
+        yield _level(_about(key), one, HALF)
+
+
+def _black_box(rows: Sequence[Row]) -> Iterator[_Effect]:
+    for key, one in _cells(rows, lambda row: row["rule"] in BLACK_BOX).items():
+        yield _level(_about(key), one, BLACK_BOX_RATE)
+
+
+def _nothing(_rows: Sequence[Row]) -> Iterator[_Effect]:
+    return iter(())
+
+
+_SEARCHES = f"searches and the control, {MIN_SEEDS} seeds each"
+CLAIMS: tuple[tuple[str, str, str, Callable[[Sequence[Row]], Iterator[_Effect]], bool], ...] = (
+    ("a", "a universal perturbation fools more than a random one of its size", _SEARCHES, _above_random, False),
+    ("b", "it fools unseen images as it does those it was made from", _SEARCHES, _train_like_test, False),
+    ("c", "it succeeds on more than 80 % of the images", f"{_SEARCHES}, zeta 0.04", _high, True),
+    (
+        "d",
+        "architectures differ little",
+        f"searches on {MIN_ARCHITECTURES} architectures, {MIN_SEEDS} seeds each",
+        _alike_over_architectures,
+        False,
+    ),
+    ("e", "retraining against perturbations rarely helps", "hardened classifiers", _nothing, False),
+    (
+        "f",
+        "perturbations made from other images do more than random ones, and less than those from own images",
+        f"a grid with `sources`, {MIN_SEEDS} seeds each",
+        _natural_between,
+        False,
+    ),
+    (
+        "g",
+        "classifiers from scratch are fooled less than transferred ones, and more than by chance",
+        f"an architecture from random and from other weights, {MIN_SEEDS} seeds each",
+        _scratch_between,
+        False,
+    ),
+    (
+        "h",
+        "a targeted perturbation works for each class",
+        f"targets: [all], {MIN_SEEDS} seeds, zeta 0.04",
+        _each_class,
+        True,
+    ),
+    (
+        "i",
+        "who only sees the answers succeeds on 40 % and more",
+        f"black-box rules, {MIN_SEEDS} seeds, zeta 0.04",
+        _black_box,
+        True,
+    ),
+)
+
+
+def _verdict(claim: str, says: str, needs: str, effects: Iterable[_Effect]) -> Verdict:
+    units = _units(list(effects))
+    answers = {unit.answer for unit in units}
+    answer: Answer = "not enough data"
+    if "fails" in answers:
+        answer = "fails"
+    elif answers == {"holds"}:
+        answer = "holds"
+    return Verdict(claim, says, answer, units, needs)
+
+
+def _units(effects: Sequence[_Effect]) -> tuple[Unit, ...]:
+    """Judge the effects of a claim, with one correction for all that are judged for it and one for all against it."""
+    from scipy.stats import false_discovery_control, norm  # seconds to import
+
+    if not effects:
+        return ()
+    width = float(norm.ppf(0.5 + CONFIDENCE / 2))
+    chances = [_chances(effect, norm.sf) for effect in effects]
+    for_it, against = (false_discovery_control(list(each), method="by") for each in zip(*chances, strict=True))
+    units = []
+    for effect, p_for, p_against in zip(effects, for_it, against, strict=True):
+        answer: Answer = "not enough data"
+        if effect.enough and min(p_for, p_against) < 1 - CONFIDENCE:
+            answer = "holds" if p_for < p_against else "fails"
+        wanted = f"> {effect.floor:g}" if effect.floor is not None else f"within ±{effect.band:g}"
+        spread = width * sqrt(effect.variance)
+        low, high = effect.value - spread, effect.value + spread
+        units.append(Unit(effect.about, effect.value, low, high, wanted, float(p_for), answer, effect.trial_ids))
+    return tuple(units)
+
+
+def _chances(effect: _Effect, tail: Callable[[float], Any]) -> tuple[float, float]:
+    """Return how likely such an effect is where the claim is false, and where it is true."""
+    error = sqrt(effect.variance)
+    if effect.floor is not None:
+        distance = (effect.value - effect.floor) / error
+        return float(tail(distance)), float(tail(-distance))
+    assert effect.band is not None
+    inside = (effect.band - abs(effect.value)) / error  # two one-sided tests (Schuirmann 1987): the larger p
+    return float(tail(inside)), float(tail(-inside))
