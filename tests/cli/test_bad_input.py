@@ -321,9 +321,7 @@ def test_renderings_and_controls_that_are_none(
 ) -> None:
     words = ("--model", "foreign_victims:bright", "--data", data)
     for spec in ("png", "jpeg:0", "resize:2"):
-        told = (
-            f"expected uint8, jpeg:75 (quality 1 to 100), resize:0.5 (factor below 1), or several with +; got '{spec}'"
-        )
+        told = f"bilateral:0.1 (spread of the pixels), or several with +; got '{spec}'"
         assert told in refused("evaluate", tmp_path / "v.npy", *words, "--rendering", spec)
         assert told in refused("perturb", *words, "--out", tmp_path / "v.safetensors", "--rendering", spec)
         assert told in refused("grid", "run", grid(renderings=[spec]), "--store", tmp_path / "store")
