@@ -54,7 +54,7 @@ class Verdict:
     Attributes:
         claim: Its letter.
         says: The claim.
-        answer: ``fails`` if one unit does, ``holds`` if all do, else not enough data.
+        answer: ``fails`` if one unit does, ``holds`` if all do and each half of the claim has one, else not enough data.
         units: The comparisons.
         needs: What a store must hold for an answer.
     """
@@ -85,7 +85,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True)
 class _Effect:
-    """A figure before it is judged: the claim wants it above ``floor``, or within ``band`` of 0."""
+    """A figure before it is judged: a part of the claim wants it above ``floor``, or within ``band`` of 0."""
 
     about: str
     value: float
@@ -94,6 +94,7 @@ class _Effect:
     enough: bool
     floor: float | None = None
     band: float | None = None
+    part: int = 0
 
 
 def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -> tuple[Verdict, ...]:
@@ -113,7 +114,7 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
     at_zeta = [row for row in rows if row["zeta"] is not None and abs(row["zeta"] - zeta) < 1e-9]
     return tuple(
-        _verdict(claim, says, needs, find(at_zeta if of_level else rows))
+        _verdict(claim, says, needs, list(find(at_zeta if of_level else rows)), parts=2 if claim in "fg" else 1)
         for claim, says, needs, find, of_level in CLAIMS
     )
 
@@ -207,13 +208,15 @@ def _alike_over_architectures(rows: Sequence[Row]) -> Iterator[_Effect]:
     def shared(key: tuple[Any, ...]) -> tuple[str, ...]:
         return tuple(map(str, (key[0], *key[3:])))
 
-    for same, keys in groupby(sorted(cells, key=shared), key=shared):
+    for _, keys in groupby(sorted(cells, key=shared), key=shared):
         each = {key: cells[key] for key in keys}
         enough = len({architectures[key[2]] for key in each}) >= MIN_ARCHITECTURES
         if len(each) < 2:
             continue
         low, high = (pick(each.values(), key=lambda one: one.value) for pick in (min, max))
-        found = _difference(f"{' '.join(same)}, widest difference of {len(each)} classifiers", high, low)
+        key = next(iter(each))
+        about = _about((key[0], f"widest difference of {len(each)} classifiers", *key[2:]))
+        found = _difference(about, high, low)
         yield replace(found, enough=found.enough and enough, floor=None, band=SMALL_SPREAD)
 
 
@@ -225,7 +228,7 @@ def _natural_between(rows: Sequence[Row]) -> Iterator[_Effect]:
             if (control := controls.get(key[:-1])) is not None:
                 yield _difference(f"{_about(key)}, from {source} − random", one, control)
             if (better := own.get(key)) is not None:
-                yield _difference(f"{_about(key)}, from own images − from {source}", better, one)
+                yield replace(_difference(f"{_about(key)}, from own images − from {source}", better, one), part=1)
 
 
 def _scratch_between(rows: Sequence[Row]) -> Iterator[_Effect]:
@@ -240,7 +243,7 @@ def _scratch_between(rows: Sequence[Row]) -> Iterator[_Effect]:
         for other, transferred in cells.items():
             same = (key[0], *key[3:]) == (other[0], *other[3:])
             if same and begun[other[2]][0] == architecture and begun[other[2]][1] not in ("random", None):
-                yield _difference(f"{_about(key)}, transferred − from scratch", transferred, scratch)
+                yield replace(_difference(f"{_about(key)}, transferred − from scratch", transferred, scratch), part=1)
 
 
 def _each_class(rows: Sequence[Row]) -> Iterator[_Effect]:
@@ -301,13 +304,13 @@ CLAIMS: tuple[tuple[str, str, str, Callable[[Sequence[Row]], Iterator[_Effect]],
 )
 
 
-def _verdict(claim: str, says: str, needs: str, effects: Iterable[_Effect]) -> Verdict:
-    units = _units(list(effects))
+def _verdict(claim: str, says: str, needs: str, effects: Sequence[_Effect], parts: int) -> Verdict:
+    units = _units(effects)
     answers = {unit.answer for unit in units}
     answer: Answer = "not enough data"
     if "fails" in answers:
         answer = "fails"
-    elif answers == {"holds"}:
+    elif answers == {"holds"} and len({effect.part for effect in effects}) == parts:
         answer = "holds"
     return Verdict(claim, says, answer, units, needs)
 

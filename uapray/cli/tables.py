@@ -28,9 +28,9 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console = Console(width=None if Console().is_terminal else 130)
     console.print(f"[bold]{escape(title)}[/bold]")
     console.print(table)
     if note:
-        console.print(note, style="dim")
+        console.print(escape(note), style="dim")
