@@ -54,7 +54,8 @@ class Verdict:
     Attributes:
         claim: Its letter.
         says: The claim.
-        answer: ``fails`` if one unit does, ``holds`` if all do and each half of the claim has one, else not enough data.
+        answer: ``fails`` if one unit does, ``holds`` if all do and each half of the claim has one, else not enough
+            data.
         units: The comparisons.
         needs: What a store must hold for an answer.
     """
