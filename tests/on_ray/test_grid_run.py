@@ -99,6 +99,7 @@ def test_a_second_run_does_no_work(undisturbed: Results) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_asked_to_stop_goes_on_where_it_was(undisturbed: Results, tmp_path: Path) -> None:
     results, plan = open_results(str(tmp_path / "store")), small_plan()
     stop = threading.Event()

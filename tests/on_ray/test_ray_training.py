@@ -62,6 +62,7 @@ def test_two_workers_learn_what_one_learns(parts: tuple[ImageSet, ImageSet]) -> 
     np.testing.assert_allclose(one.probabilities["validation"], predict_probabilities(module, parts[1]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_time_alone(parts: tuple[ImageSet, ImageSet]) -> None:
     lost, told = trained(parts, 1, kills=1)
     assert [report.epoch for report in told].count(0) == 2, "it began again"
