@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [--images 7000] [--size 299] [--replicas 4] [--trials 100000]
 
-Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of replicas. A replica:
+Imports: private memory of a process that has imported what a replica needs, one of three at once, so that pages they
+share count for none. Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of replicas. A replica:
 its private memory besides its model, before it has work and after it has taken gradients of batches; the difference is
 what the activations of one batch take. A plan: seconds and memory of a process that plans so many trials.
 """
@@ -44,6 +45,9 @@ def main() -> None:
         return
     subprocess.run([sys.executable, __file__, "--plan-only", "--trials", str(asked.trials)], check=True)
 
+    for modules in ("ray", "torch", "torch, timm", "ray, torch, timm"):
+        print(f"import {modules}: {private_of(modules) / MB:,.0f} MB private")
+
     shape = (asked.images, asked.size, asked.size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     module = build(asked.architecture, classes=2, channels=3, size=(asked.size, asked.size), initial_weights="random")
@@ -72,6 +76,21 @@ def most_private() -> int:
     """Return the private memory of the largest of this driver's replicas, bytes."""
     children = psutil.Process().children(recursive=True)
     return max(child.memory_full_info().uss for child in children if "_Host" in " ".join(child.cmdline()))
+
+
+def private_of(modules: str) -> int:
+    """Return the private memory of a process after imports, bytes, while two others like it run."""
+    words = [sys.executable, "-c", f"import sys, {modules}; print(flush=True); sys.stdin.read()"]
+    three = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    try:
+        for one in three:
+            assert one.stdout is not None
+            one.stdout.readline()
+        return int(psutil.Process(three[0].pid).memory_full_info().uss)
+    finally:
+        for one in three:
+            one.kill()
+            one.wait()
 
 
 def plan_many(trials: int) -> None:

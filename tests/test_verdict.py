@@ -82,6 +82,7 @@ def test_levels_are_judged_at_the_published_zeta_alone(results: Results) -> None
     assert answers(results)["c"] == "holds"
     assert answers(results, zeta=0.01)["c"] == "fails"
     assert answers(results, zeta=0.02)["c"] == "not enough data"
+    assert "zeta 0.02" in next(one for one in verdicts(results, zeta=0.02) if one.claim == "c").needs
 
 
 def test_architectures_that_differ(results: Results) -> None:
@@ -134,6 +135,9 @@ def test_of_one_grid_and_of_the_split_test_alone(results: Results) -> None:
         add(shop, 0.05, rule="random")
     add(one, 0.01, split="train")
     add(one, 0.01, made_on="another classifier")
+    borrowed = Shop(results, "borrowed")
+    add(borrowed, 0.9, rule="sga")
+    assert answers(results, grid="borrowed")["a"] == "holds", "the control stands in another grid"
     assert answers(results, grid="one")["a"] == "holds"
     assert answers(results, grid="one")["c"] == "holds"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uapray.measures import CONFIDENCE, Rate
+from uapray.measures import CONFIDENCE, Rate, patients
 
 RESAMPLES = 400
 BINS = 15  # of the calibration error (Guo et al. 2017)
@@ -81,7 +81,7 @@ def clinical_readings(
         seed: Of the resampling.
     """
     assert len(labels) == len(clean) == len(perturbed) == len(groups) > 0
-    patient = _patients(groups)
+    patient = patients(groups)
     count = int(patient.max()) + 1
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     weights = np.concatenate([np.ones((1, len(labels))), draws[:, patient]])  # the first is the sample itself
@@ -203,9 +203,3 @@ def _estimate(values: Floats) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
-
-
-def _patients(groups: Sequence[str | None]) -> NDArray[np.int64]:
-    """Return a number for the patient of each image, from 0."""
-    names = [f"image {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uapray.measures import CONFIDENCE, Outcome, Rate
+from uapray.measures import CONFIDENCE, Outcome, Rate, patients
 
 ZETAS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08)
 RESAMPLES = 1000
@@ -143,8 +143,7 @@ def _with_interval(
 
 def _by_group(columns: NDArray[np.float64], groups: Sequence[str | None]) -> NDArray[np.float64]:
     """Return the sums of rows that share a group, ``(groups, columns)``; a row without one is its own."""
-    names = [f"image {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
-    _, places = np.unique(names, return_inverse=True)
+    places = patients(groups)
     sums = np.zeros((int(places.max()) + 1, columns.shape[1]))
     np.add.at(sums, places, columns)
     return sums

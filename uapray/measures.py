@@ -41,6 +41,12 @@ class Rate:
         return (float(limits.low), float(limits.high))
 
 
+def patients(groups: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return a number for the patient of each image, from 0; an image of unknown patient stands for itself."""
+    names = [f"image {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
 def p_value(observed: float, draws: Sequence[float]) -> float:
     """Return how likely chance does at least as well: (1 + draws that do) / (1 + draws) (Phipson & Smyth 2010).
 

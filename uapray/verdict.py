@@ -9,6 +9,7 @@ from typing import Any, Literal
 from uapray.config import BLACK_BOX
 from uapray.measures import CONFIDENCE
 from uapray.query import query
+from uapray.report.settings import MADE_HERE, each_trial
 from uapray.store.results import Results
 
 MIN_SEEDS = 3
@@ -106,18 +107,16 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
 
     Args:
         results: The store.
-        grid: One grid only.
+        grid: Searches of one grid only; their control is looked for in all, since what stands is not drawn again.
         zeta: Radius at which claims about a level are judged; the papers' is 0.04.
     """
-    sql = """SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256) * FROM trials
-    WHERE split = 'test' AND coalesce(made_on, classifier) = classifier AND fooling_rate IS NOT NULL"""
-    known = [row for row in query(results, sql).to_pylist() if grid is None or row["grid"] == grid]
+    sql = f"""WITH searches AS ({each_trial(grid)}), draws AS ({each_trial(None)})
+    SELECT * FROM (FROM searches WHERE rule <> 'random' UNION ALL BY NAME FROM draws WHERE rule = 'random')
+    WHERE split = 'test' AND {MADE_HERE} AND fooling_rate IS NOT NULL"""
+    known = query(results, sql).to_pylist()
     rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
     at_zeta = [row for row in rows if row["zeta"] is not None and abs(row["zeta"] - zeta) < 1e-9]
-    return tuple(
-        _verdict(claim, says, needs, list(find(at_zeta if of_level else rows)), parts=2 if claim in "fg" else 1)
-        for claim, says, needs, find, of_level in CLAIMS
-    )
+    return tuple(_verdict(claim, at_zeta if claim.of_level else rows, zeta) for claim in CLAIMS)
 
 
 def _setting(row: Row) -> tuple[Any, ...]:
@@ -257,63 +256,87 @@ def _black_box(rows: Sequence[Row]) -> Iterator[_Effect]:
         yield _level(_about(key), one, BLACK_BOX_RATE)
 
 
-def _nothing(_rows: Sequence[Row]) -> Iterator[_Effect]:
-    return iter(())
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A published claim and how it is held against trials.
+
+    Attributes:
+        letter: Its name.
+        says: What it claims.
+        needs: What a store must hold for an answer.
+        find: Makes its effects of trials.
+        of_level: Whether it is judged at one zeta.
+        parts: How many things it says, each of which must hold.
+    """
+
+    letter: str
+    says: str
+    needs: str
+    find: Callable[[Sequence[Row]], Iterable[_Effect]]
+    of_level: bool = False
+    parts: int = 1
 
 
-_SEARCHES = f"searches and the control, {MIN_SEEDS} seeds each"
-CLAIMS: tuple[tuple[str, str, str, Callable[[Sequence[Row]], Iterator[_Effect]], bool], ...] = (
-    ("a", "a universal perturbation fools more than a random one of its size", _SEARCHES, _above_random, False),
-    ("b", "it fools unseen images as it does those it was made from", _SEARCHES, _train_like_test, False),
-    ("c", "it succeeds on more than 80 % of the images", f"{_SEARCHES}, zeta 0.04", _high, True),
-    (
+_SEEDS = f"{MIN_SEEDS} seeds each"
+CLAIMS = (
+    _Claim(
+        "a",
+        "a universal perturbation fools more than a random one of its size",
+        f"searches and the control, {_SEEDS}",
+        _above_random,
+    ),
+    _Claim("b", "it fools unseen images as it does those it was made from", f"searches, {_SEEDS}", _train_like_test),
+    _Claim("c", "it succeeds on more than 80 % of the images", f"searches, {_SEEDS}", _high, of_level=True),
+    _Claim(
         "d",
         "architectures differ little",
-        f"searches on {MIN_ARCHITECTURES} architectures, {MIN_SEEDS} seeds each",
+        f"searches on {MIN_ARCHITECTURES} architectures, {_SEEDS}",
         _alike_over_architectures,
-        False,
     ),
-    ("e", "retraining against perturbations rarely helps", "hardened classifiers", _nothing, False),
-    (
+    _Claim(
+        "e",
+        "retraining against perturbations rarely helps",
+        "hardened classifiers, which uapray does not make yet",
+        lambda _rows: (),
+    ),
+    _Claim(
         "f",
         "perturbations made from other images do more than random ones, and less than those from own images",
-        f"a grid with `sources`, {MIN_SEEDS} seeds each",
+        f"a grid with `sources`, {_SEEDS}",
         _natural_between,
-        False,
+        parts=2,
     ),
-    (
+    _Claim(
         "g",
         "classifiers from scratch are fooled less than transferred ones, and more than by chance",
-        f"an architecture from random and from other weights, {MIN_SEEDS} seeds each",
+        f"an architecture from random and from other weights, {_SEEDS}",
         _scratch_between,
-        False,
+        parts=2,
     ),
-    (
-        "h",
-        "a targeted perturbation works for each class",
-        f"targets: [all], {MIN_SEEDS} seeds, zeta 0.04",
-        _each_class,
-        True,
+    _Claim(
+        "h", "a targeted perturbation works for each class", f"targets: [all], {_SEEDS}", _each_class, of_level=True
     ),
-    (
+    _Claim(
         "i",
         "who only sees the answers succeeds on 40 % and more",
-        f"black-box rules, {MIN_SEEDS} seeds, zeta 0.04",
+        f"black-box rules, {_SEEDS}",
         _black_box,
-        True,
+        of_level=True,
     ),
 )
 
 
-def _verdict(claim: str, says: str, needs: str, effects: Sequence[_Effect], parts: int) -> Verdict:
+def _verdict(claim: _Claim, rows: Sequence[Row], zeta: float) -> Verdict:
+    effects = list(claim.find(rows))
     units = _units(effects)
     answers = {unit.answer for unit in units}
     answer: Answer = "not enough data"
     if "fails" in answers:
         answer = "fails"
-    elif answers == {"holds"} and len({effect.part for effect in effects}) == parts:
+    elif answers == {"holds"} and len({effect.part for effect in effects}) == claim.parts:
         answer = "holds"
-    return Verdict(claim, says, answer, units, needs)
+    needs = f"{claim.needs}, zeta {zeta:g}" if claim.of_level else claim.needs
+    return Verdict(claim.letter, claim.says, answer, units, needs)
 
 
 def _units(effects: Sequence[_Effect]) -> tuple[Unit, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from torch import nn
 
 from uapray.data.images import ImageSet
@@ -141,14 +142,12 @@ def fit_on_ray(
         "threads": max(1, int(cpus)),
     }
     scaling = ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=need)
-    for tries_left in reversed(range(TRIES)):
-        try:
-            return _once(config, scaling, on_epoch, while_waiting)
-        except _LostError as error:
-            if not tries_left:
-                cause = error.__cause__
-                raise TrialError(f"training failed {TRIES} times: {type(cause).__name__}: {cause}") from cause
-    raise AssertionError("unreachable")
+    again = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(_LostError), reraise=True)
+    try:
+        return again(_once, config, scaling, on_epoch, while_waiting)
+    except _LostError as error:
+        cause = error.__cause__
+        raise TrialError(f"training failed {TRIES} times: {type(cause).__name__}: {cause}") from cause
 
 
 class _LostError(Exception):

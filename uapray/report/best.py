@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from uapray.report.settings import each_trial
+from uapray.report.settings import MADE_HERE, each_trial
 
 MAX_SHOWN = 24
 
@@ -47,7 +47,7 @@ def best_sql(grid: str | None, table: str) -> str:
 WITH each AS (
   {each_trial(grid)}
 ), chosen AS (
-  SELECT * FROM (FROM each WHERE coalesce(made_on, classifier) = classifier)
+  SELECT * FROM (FROM each WHERE {MADE_HERE})
   SEMI JOIN {table} USING (trial_id, split)
   QUALIFY row_number() OVER (PARTITION BY data, setting ORDER BY rule = 'random', split = 'train',
     coalesce(targeted_success_rate_non_target, targeted_success_rate, fooling_rate) DESC NULLS LAST, seed, trial_id) = 1

@@ -6,7 +6,7 @@ from typing import Any
 
 from uapray.attack.control import matched_controls
 from uapray.query import query
-from uapray.report.settings import each_trial
+from uapray.report.settings import MADE_HERE, each_trial
 from uapray.store.results import Results
 
 MAX_ROWS = 60
@@ -76,7 +76,7 @@ SELECT dense_rank() OVER named AS place, data, classifier, split, norm, zeta, xi
   CASE WHEN target IS NULL THEN control_fooling_rate_max
     ELSE control_targeted_success_rate_non_target_max END AS highest,
   p_value
-FROM (FROM each WHERE coalesce(made_on, classifier) = classifier) JOIN judged USING (trial_id, split)
+FROM (FROM each WHERE {MADE_HERE}) JOIN judged USING (trial_id, split)
 WINDOW named AS (ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi,
   target NULLS FIRST, rule, seed, trial_id)
 ORDER BY place, list_position({KINDS}, kind)"""

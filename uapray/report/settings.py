@@ -1,5 +1,8 @@
 """What the queries of the report share: the trials of a grid, once each, and what makes a setting."""
 
+MADE_HERE = "coalesce(made_on, classifier) = classifier"
+"""Of trials: judged on the classifier that the perturbation was made on, or made on none."""
+
 
 def each_trial(grid: str | None) -> str:
     """Return the SELECT of the trials of a grid, or of all grids, with what makes the setting of each.
