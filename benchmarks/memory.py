@@ -3,9 +3,10 @@
     python benchmarks/memory.py [--images 7000] [--size 299] [--replicas 4] [--trials 100000]
 
 Imports: private memory of a process that has imported what a replica needs, one of three at once, so that pages they
-share count for none. Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of replicas. A replica:
-its private memory besides its model, before it has work and after it has taken gradients of batches; the difference is
-what the activations of one batch take. A plan: seconds and memory of a process that plans so many trials.
+share count for none. Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of
+replicas. A replica: its private memory besides its model, before it has work and after it has taken gradients of
+batches; the difference is what the activations of one batch take. A plan: seconds and memory of a process that plans so
+many trials.
 """
 
 import argparse
