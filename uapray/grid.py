@@ -8,12 +8,13 @@ from pydantic import Field, field_validator, model_validator
 
 from uapray.config import ATTACKER_SHARE, BLACK_BOX, Arithmetic, Budget, Norm, Precision, Search, Seed, Settings, parse
 from uapray.errors import ConfigError
+from uapray.models.hardening import Hardening
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
 from uapray.rendering import parse_rendering
 
 NONTARGETED = "nontargeted"
 ALL_CLASSES = "all"
-NO_FILTER = "none"
+NONE = "none"
 
 
 class DataEntry(Settings):
@@ -43,6 +44,7 @@ class ClassifierEntry(Settings):
         initial_weights: ``random``, ``pretrained``, or a weights file.
         recipe: Name of a recipe, or a mapping with ``base`` and what differs from it.
         train_seeds: One classifier each.
+        hardened: A classifier each: ``none``, as it is; or how it is hardened (keys of ``Hardening``).
         filters: What images go through before each is asked, a classifier each: ``none``, or a rendering.
         name: How results call it.
     """
@@ -52,7 +54,8 @@ class ClassifierEntry(Settings):
     initial_weights: str = "pretrained"
     recipe: Recipe = RECIPES["papers"]
     train_seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    filters: tuple[str, ...] = Field((NO_FILTER,), min_length=1)
+    hardened: tuple[Hardening | None, ...] = Field((None,), min_length=1)
+    filters: tuple[str, ...] = Field((NONE,), min_length=1)
     name: str | None = None
 
     @field_validator("recipe", mode="before")
@@ -60,10 +63,18 @@ class ClassifierEntry(Settings):
     def _named(cls, value: Any) -> Any:
         return recipe_of(value) if isinstance(value, str | Mapping) else value
 
+    @field_validator("hardened", mode="before")
+    @classmethod
+    def _none_is_as_it_is(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        short = [None if one == NONE else {"method": one} if isinstance(one, str) else one for one in value]
+        return [one for place, one in enumerate(short) if one not in short[:place]]
+
     @field_validator("filters")
     @classmethod
     def _as_written_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one if one == NO_FILTER else str(parse_rendering(one)) for one in value))
+        return tuple(dict.fromkeys(one if one == NONE else str(parse_rendering(one)) for one in value))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -1,7 +1,7 @@
 """The trials of a run that share a classifier and a data set: the classifier is had, replicas come, trials run."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +14,15 @@ from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, StoppedError, UserError
 from uapray.filtered import filtered
+from uapray.harden_step import harden_classifier
 from uapray.models.card import Classifier, check_fits
-from uapray.models.scores import classifier_rows
-from uapray.models.weights import load_classifier, load_for, save_classifier_once
+from uapray.models.scores import Scores, classifier_rows
+from uapray.models.weights import check_can_be_saved, load_classifier, load_for, save_classifier_once
 from uapray.on_ray.pool import RayPool
-from uapray.plan import Source, TrialStep, Victim, chains
+from uapray.plan import HardenStep, Source, TrialStep, Victim, chains
 from uapray.pool import ReplicaPool
 from uapray.resources import Held, open_pool
+from uapray.rows import hardening_row
 from uapray.run import Run
 from uapray.shelf import Shelf
 from uapray.stoppable import StoppablePool
@@ -121,13 +123,14 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
         check()
         try:
             with shelf.making(group.victim.bare_key):
-                bare = _obtain(run, group.victim, held, check)
+                bare = _obtain(run, group, group.victim, held, shelf, check)
             rendering = group.victim.filter
             classifier = bare if rendering is None else filtered(bare, rendering)
         except (UserError, ClusterError, StoppedError):
             raise
         except Exception as error:
-            _write_failure(run, group.victim.bare_key, "train", error)
+            kind = "train" if group.victim.hardened is None else "harden"
+            _write_failure(run, group.victim.bare_key, kind, error)
             note.failed(len(group.trials))
             return len(group.trials)
         check_fits(classifier, held.images["train"])
@@ -179,17 +182,28 @@ def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
     assert victim.reference is not None
     classifier = load_for(victim.reference, sample)
     check_fits(classifier, sample)
+    if victim.hardened is not None:
+        check_can_be_saved(classifier)
     return classifier
 
 
-def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> Classifier:
-    """Return the classifier without its filter: given, out of the store, or trained now and stored."""
+def _obtain(run: Run, group: Group, victim: Victim, held: Held, shelf: Shelf, check: Callable[[], None]) -> Classifier:
+    """Return a classifier without its filter: given, out of the store, or made now and stored."""
     sample = sample_of(held.images["train"])
-    if victim.train is None:
+    if victim.train is None and victim.hardened is None:
         return begin_with(victim, sample)
     objects, key = run.results.objects, model_key(victim)
+
+    def stored() -> Classifier:
+        return load_classifier(f"{objects.uri}/{key}", architecture=victim.reference)
+
     if objects.exists(key):
-        return load_classifier(f"{objects.uri}/{key}")
+        return stored()
+    if victim.hardened is not None:
+        with shelf.making(victim.hardened.base.bare_key):
+            base = _obtain(run, group, victim.hardened.base, held, shelf, check)
+        return _harden(run, group, victim, victim.hardened, base, held, check) or stored()
+    assert victim.train is not None
     run.watcher.to_train(victim)
     classifier, scores = train_classifier(
         victim.train,
@@ -199,15 +213,52 @@ def _obtain(run: Run, victim: Victim, held: Held, check: Callable[[], None]) -> 
         lambda report: run.watcher.training(victim, report),
         check,
     )
-    if objects.exists(key):  # another run was faster; where training is not exact, all trials go by one classifier
-        return load_classifier(f"{objects.uri}/{key}")
+    return classifier if _keep(run, victim, classifier, scores) else stored()
+
+
+def _harden(
+    run: Run,
+    group: Group,
+    victim: Victim,
+    step: HardenStep,
+    base: Classifier,
+    held: Held,
+    check: Callable[[], None],
+) -> Classifier | None:
+    """Make a round of hardening and store it; None if another run was faster."""
+    run.watcher.to_train(victim)
+    judged = group.trials[0].splits
+    made = harden_classifier(
+        step,
+        base,
+        held,
+        judged,
+        run.resources,
+        on_epoch=lambda report: run.watcher.training(victim, report),
+        on_search=lambda share: run.watcher.hardening(victim, share),
+        check=check,
+    )
+    for split in judged:
+        row = hardening_row(victim, step, made, split)
+        run.results.write_rows("hardening", run.plan.grid.name, f"{victim.bare_key}-{split}", [row])
+    return made.classifier if _keep(run, victim, made.classifier, made.scores) else None
+
+
+def _keep(run: Run, victim: Victim, classifier: Classifier, scores: Mapping[str, Scores]) -> bool:
+    """Store a classifier and its scores; False if another run was faster.
+
+    Where training is not exact, all trials are to go by one classifier.
+    """
+    objects, key = run.results.objects, model_key(victim)
+    if objects.exists(key):
+        return False
     for split, one in scores.items():
         rows_of = classifier_rows(classifier, one, split=split)
         run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.bare_key}-{split}", rows_of)
     if not save_classifier_once(classifier, f"{objects.uri}/{key}"):
-        return load_classifier(f"{objects.uri}/{key}")
+        return False
     run.watcher.trained(victim, classifier)
-    return classifier
+    return True
 
 
 def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, note: Noting) -> int:

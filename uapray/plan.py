@@ -19,8 +19,9 @@ from uapray.curves import walk_order
 from uapray.data.dataset import ATTACKER, DataSet, open_data, with_attacker, with_source
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
-from uapray.grid import ALL_CLASSES, NO_FILTER, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
+from uapray.grid import ALL_CLASSES, NONE, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
 from uapray.models import foreign
+from uapray.models.hardening import Hardening
 from uapray.models.recipe import Recipe
 from uapray.models.tensors import hash_tensors
 from uapray.models.zoo import canonical
@@ -124,6 +125,42 @@ class TrainStep:
 
 
 @dataclass(frozen=True, eq=False)
+class HardenStep:
+    """A round of hardening.
+
+    Attributes:
+        base: The classifier that it begins with: of the round before, or as it was.
+        source: The data set whose split ``train`` it is trained on.
+        settings: How.
+        round: Which one, from 1.
+    """
+
+    base: "Victim"
+    source: Source
+    settings: Hardening
+    round: int
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the classifier that comes out."""
+        return key_of(
+            "harden",
+            {
+                "classifier": self.base.bare_key,
+                "data": self.source.key,
+                "settings": self.settings.identity(),
+                "rule": _identity(self.settings.rule, self.settings.norm),
+                "round": self.round,
+            },
+        )
+
+    @property
+    def threat(self) -> Threat:
+        """What the perturbations may be and are to do."""
+        return Threat(norm=self.settings.norm, zeta=self.settings.zeta, target=self.settings.target)
+
+
+@dataclass(frozen=True, eq=False)
 class Victim:
     """A classifier to be attacked: trained by a step of the plan, or there already.
 
@@ -132,12 +169,14 @@ class Victim:
         train: Step that trains it; None: it is there.
         reference: Where it is.
         filter: What images go through before it is asked; None: nothing.
+        hardened: The last round of its hardening after that; None: it is not hardened.
     """
 
     name: str
     train: TrainStep | None
     reference: str | None
     filter: Rendering | None = None
+    hardened: HardenStep | None = None
 
     @cached_property
     def key(self) -> str:
@@ -146,9 +185,35 @@ class Victim:
             return self.bare_key
         return key_of("filtered", {"classifier": self.bare_key, "filter": str(self.filter)})
 
+    @property
+    def learnt_on(self) -> str | None:
+        """Key of the data set that it is trained or hardened on in this plan; None: on none."""
+        if self.hardened is not None:
+            return self.hardened.source.key
+        return None if self.train is None else self.train.source.key
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How it is trained or, in the last round of its hardening, trained on; None: it is there."""
+        if self.hardened is not None:
+            return self.hardened.settings.recipe
+        return None if self.train is None else self.train.recipe
+
+    @property
+    def hardening(self) -> str | None:
+        """Method and rounds of its hardening; None: it is not hardened."""
+        return None if self.hardened is None else f"{self.hardened.settings.method}:{self.hardened.round}"
+
+    @property
+    def undefended(self) -> "Victim":
+        """The classifier before its first round of hardening; itself if it is not hardened."""
+        return self if self.hardened is None else self.hardened.base.undefended
+
     @cached_property
     def bare_key(self) -> str:
-        """Key of the classifier without its filter: of the step that trains it, or of its file's content."""
+        """Key of the classifier without its filter: of the step that makes it, or of its file's content."""
+        if self.hardened is not None:
+            return self.hardened.key
         if self.train is not None:
             return self.train.key
         assert self.reference is not None
@@ -307,7 +372,7 @@ class Plan:
         for source in {trial.source.key: trial.source for trial in self.trials}.values():
             made = [trial for trial in self.trials if trial.source.key == source.key and trial.search.rule != "random"]
             for victim in self.victims:
-                if victim.train is not None and victim.train.source.key != source.key:
+                if victim.learnt_on not in (None, source.key):
                     continue
                 left = tuple(
                     trial
@@ -510,9 +575,8 @@ def _targets(names: tuple[str, ...], source: Source) -> list[str | None]:
 def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) -> Iterator[Victim]:
     for entry in entries:
         if entry.weights is not None:
-            yield from _behind(
-                entry.filters, entry.name or _stem(entry.weights), None, resolve_reference(entry.weights, base)
-            )
+            there = Victim(entry.name or _stem(entry.weights), None, resolve_reference(entry.weights, base))
+            yield from _variants(entry, there, source)
             continue
         assert entry.architecture is not None
         initial = entry.initial_weights
@@ -520,16 +584,30 @@ def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) ->
         for seed in entry.train_seeds:
             step = TrainStep(source, canonical(entry.architecture), initial, entry.recipe, seed)
             name = entry.name or f"{step.architecture}-{_stem(initial)}"
-            yield from _behind(entry.filters, name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None)
+            yield from _variants(
+                entry, Victim(name if len(entry.train_seeds) == 1 else f"{name}-{seed}", step, None), source
+            )
 
 
-def _behind(filters: Sequence[str], name: str, train: TrainStep | None, reference: str | None) -> Iterator[Victim]:
-    """Yield a classifier behind each filter."""
-    for text in filters:
-        if text == NO_FILTER:
-            yield Victim(name, train, reference)
-        else:
-            yield Victim(f"{name}+{text}", train, reference, parse_rendering(text))
+def _variants(entry: ClassifierEntry, bare: Victim, source: Source) -> Iterator[Victim]:
+    """Yield a classifier as it is and hardened, each behind each filter."""
+    for hardening in entry.hardened:
+        victim = bare if hardening is None else _hardened(bare, hardening, source)
+        for text in entry.filters:
+            if text == NONE:
+                yield victim
+            else:
+                yield replace(victim, name=f"{victim.name}+{text}", filter=parse_rendering(text))
+
+
+def _hardened(bare: Victim, hardening: Hardening, source: Source) -> Victim:
+    """Return a classifier after all rounds of a hardening, each of which begins with the one before."""
+    class_index(source.data.class_names, hardening.target)
+    name = hardening.name or f"{bare.name}+{hardening.method}"
+    victim = bare
+    for number in range(1, hardening.rounds + 1):
+        victim = replace(bare, name=name, hardened=HardenStep(victim, source, hardening, number))
+    return victim
 
 
 def resolve_reference(reference: str, base: str) -> str:

@@ -17,14 +17,17 @@ from uapray.clinical import Estimate, Roles, clinical_readings
 from uapray.controls import Controls
 from uapray.curves import Curve
 from uapray.data.images import ImageSet
+from uapray.harden_step import Round
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity
-from uapray.plan import TrialStep, Victim
+from uapray.plan import HardenStep, TrialStep, Victim
 from uapray.rendering import Rendering
 from uapray.trial import Found, Judgement, norms
 
 Row = dict[str, Any]
+
+_FOOLED = ("fooling_rate", "fooling_rate_low", "fooling_rate_high", "targeted_success_rate_non_target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,13 @@ def trial_row(
         victim: The classifier's place in the plan; None: the one that the perturbation was made on.
     """
     outcome = judged.outcome
-    control = step.search.rule == "random"
+    of, control = victim or step.victim, step.search.rule == "random"
     l2, linf = norms(found.perturbation)
     return {
         **_judged(step, classifier),
-        "classifier": (victim or step.victim).name,
+        "classifier": of.name,
+        "filter": None if of.filter is None else str(of.filter),
+        "hardened": of.hardening,
         "made_on": None if control else step.victim.name,
         "source": None if control else step.source_name,
         "source_images": found.source_images,
@@ -180,6 +185,53 @@ def curve_row(step: TrialStep, classifier: Classifier, split: str, curve: Curve,
         "zeta50_of_ceiling_high": half_of_ceiling.high,
         "image_gradients": sum(one.image_gradients for one in found),
         "image_queries": sum(one.image_queries for one in found),
+        "uapray_version": __version__,
+        "finished_at": datetime.now(UTC),
+    }
+
+
+def hardening_row(victim: Victim, step: HardenStep, made: Round, split: str) -> Row:
+    """Return the row of table ``hardening`` for one round and split.
+
+    Args:
+        victim: The hardened classifier's place in the plan.
+        step: The round.
+        made: What it gave.
+        split: That was judged.
+    """
+    settings, card = step.settings, made.classifier.card
+    before, after, known = made.before[split], made.after[split], made.known[split]
+    of_before, of_after = _rates(before, made.target), _rates(after, made.target)
+    towards = [_rates(one, made.target)["targeted_success_rate_non_target"] for one in known]
+    return {
+        "classifier_sha256": made.classifier.sha256,
+        "undefended_sha256": made.undefended_sha256,
+        "data": step.source.name,
+        "data_sha256": step.source.data.sha256,
+        "classifier": victim.name,
+        "undefended": victim.undefended.name,
+        "architecture": card.architecture,
+        "method": settings.method,
+        "round": step.round,
+        "norm": settings.norm,
+        "zeta": settings.zeta,
+        "xi": made.xi,
+        "target": settings.target,
+        "rule": settings.rule.rule,
+        "seed": settings.seed,
+        "perturbations": len(known),
+        "epochs": settings.recipe.epochs,
+        "split": split,
+        "images": after.images,
+        "clean_accuracy_before": before.clean_accuracy,
+        "clean_accuracy": after.clean_accuracy,
+        **{f"{name}_before": of_before[name] for name in _FOOLED},
+        **{name: of_after[name] for name in _FOOLED},
+        "fooling_rate_ceiling": after.ceiling,
+        "known_fooling_rate": float(np.mean([one.fooling.share for one in known])),
+        "known_targeted_success_rate_non_target": None if None in towards else float(np.mean(towards)),
+        "image_gradients": made.image_gradients,
+        "image_queries": made.image_queries,
         "uapray_version": __version__,
         "finished_at": datetime.now(UTC),
     }

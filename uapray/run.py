@@ -19,6 +19,7 @@ class Watcher:
 
     to_train: Callable[[Victim], None] = lambda _victim: None
     training: Callable[[Victim, EpochReport], None] = lambda _victim, _report: None
+    hardening: Callable[[Victim, float], None] = lambda _victim, _share_of_searches: None
     trained: Callable[[Victim, Classifier], None] = lambda _victim, _classifier: None
     searching: Callable[[TrialStep, Snapshot], None] = lambda _step, _snapshot: None
     judging: Callable[[TrialStep, float], None] = lambda _step, _share_of_controls: None

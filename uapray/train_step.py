@@ -1,9 +1,14 @@
 """One training step: from initial weights to a classifier with its scores."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
 
 from uapray.data.images import ImageSet, hold_out
 from uapray.models.card import Card, Classifier
+from uapray.models.disturbance import Disturbance
+from uapray.models.recipe import Recipe
 from uapray.models.scores import Scores, score
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
@@ -11,6 +16,21 @@ from uapray.models.zoo import build
 from uapray.on_ray.training import fit_on_ray
 from uapray.plan import TrainStep
 from uapray.resources import Resources
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedClassifier:
+    """A module that was trained.
+
+    Attributes:
+        module: With the weights of its best epoch.
+        scores: Clean metrics by split.
+        perturbations: What its training images were perturbed with at the end, ``(k, c, h, w)``; None: nothing.
+    """
+
+    module: nn.Module
+    scores: dict[str, Scores]
+    perturbations: Tensor | None
 
 
 def train_classifier(
@@ -29,31 +49,56 @@ def train_classifier(
     Returns:
         The classifier, and its scores by split, which its card holds too.
     """
+    trained = fit_classifier(
+        initial.module,
+        images,
+        step.recipe,
+        seed=step.seed,
+        resources=resources,
+        on_epoch=on_epoch,
+        while_waiting=while_waiting,
+    )
+    metrics = {name: one.plain() for name, one in trained.scores.items()}
+    classifier = make_classifier(trained.module, initial.card)
+    card = classifier.card.model_copy(update={"metrics": metrics})
+    return Classifier(classifier.module, card, classifier.sha256), trained.scores
+
+
+def fit_classifier(
+    module: nn.Module,
+    images: Mapping[str, ImageSet],
+    recipe: Recipe,
+    *,
+    seed: int,
+    resources: Resources,
+    disturbance: Disturbance | None = None,
+    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> FittedClassifier:
+    """Train a module in place on the split ``train`` and measure it on all; see `train_classifier`."""
     if "val" in images:
         train, validation = images["train"], images["val"]
     else:
-        train, validation = hold_out(images["train"], step.recipe.validation_share, step.seed)
+        train, validation = hold_out(images["train"], recipe.validation_share, seed)
     trained = fit_on_ray(
-        initial.module,
+        module,
         train,
         validation,
-        step.recipe,
-        seed=step.seed,
+        recipe,
+        seed=seed,
         workers=resources.workers,
         cpus=resources.cpus,
         gpus=resources.gpus,
         may_grow=resources.may_grow,
         judged=images,
+        disturbance=disturbance,
         on_epoch=on_epoch,
         while_waiting=while_waiting,
     )
-    initial.module.load_state_dict(trained.fitted.state)
-    classifier = make_classifier(initial.module, initial.card)
-    names = classifier.card.class_names
+    module.load_state_dict(trained.fitted.state)
+    names = images["train"].class_names
     scores = {name: score(one.labels, trained.probabilities[name], names) for name, one in images.items()}
-    metrics = {name: one.plain() for name, one in scores.items()}
-    card = classifier.card.model_copy(update={"metrics": metrics})
-    return Classifier(classifier.module, card, classifier.sha256), scores
+    return FittedClassifier(module, scores, trained.fitted.perturbations)
 
 
 def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from uapray.cli import compact, compare, curve, data, demo, doctor, grid, perturb, results, train, verdict
+from uapray.cli import compact, compare, curve, data, demo, doctor, grid, harden, perturb, results, train, verdict
 from uapray.errors import UaprayError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("harden")(harden.harden)
 app.command("perturb")(perturb.perturb)
 app.command("curve")(curve.curve)
 app.command("evaluate")(perturb.evaluate)

@@ -40,22 +40,27 @@ def run_with_progress(
     finished = total - missing.count
     with board() as progress, _starting(progress, session(address)), _stopping(stop):
 
-        def to_train(victim: Victim) -> None:
-            assert victim.train is not None
+        def show_training(victim: Victim, epochs: int, note: str) -> None:
+            assert victim.recipe is not None
+            part = "" if victim.hardened is None else f", round {victim.hardened.round}"
             with lock:
-                progress.show(f"training {victim.name}", 0, victim.train.recipe.epochs, "workers are starting")
+                progress.show(f"training {victim.name}{part}", epochs, victim.recipe.epochs, note)
+
+        def to_train(victim: Victim) -> None:
+            if victim.hardened is None:
+                show_training(victim, 0, "workers are starting")
 
         def training(victim: Victim, report: EpochReport) -> None:
-            assert victim.train is not None
-            note = f"validation accuracy {report.balanced_accuracy:.3f}"
+            show_training(victim, report.epoch + 1, f"validation accuracy {report.balanced_accuracy:.3f}")
+
+        def hardening(victim: Victim, share: float) -> None:
+            assert victim.hardened is not None
             with lock:
-                progress.show(f"training {victim.name}", report.epoch + 1, victim.train.recipe.epochs, note)
+                progress.show(f"perturbations against {victim.name}, round {victim.hardened.round}", share, 1)
 
         def trained(victim: Victim, _classifier: Classifier) -> None:
-            assert victim.train is not None
-            epochs = victim.train.recipe.epochs
-            with lock:
-                progress.show(f"training {victim.name}", epochs, epochs, "done")
+            assert victim.recipe is not None
+            show_training(victim, victim.recipe.epochs, "done")
 
         def searching(step: TrialStep, snapshot: Snapshot) -> None:
             with lock:
@@ -81,7 +86,7 @@ def run_with_progress(
             with lock:
                 progress.show(f"failed {step}", 1, 1, message[:120])
 
-        watcher = Watcher(to_train, training, trained, searching, judging, judged, done, failed)
+        watcher = Watcher(to_train, training, hardening, trained, searching, judging, judged, done, failed)
         return run_missing(Run(plan, results, resources, watcher, stop, save_every_s), missing)
 
 

@@ -49,7 +49,7 @@ def train(
 
     if not out.endswith(".safetensors"):
         raise ClassifierError(f"--out: expected a name ending in .safetensors, got {out}")
-    chosen = _recipe(recipe, epochs)
+    chosen = recipe_named(recipe, epochs)
     check_uri(out)
     opened = open_data(data)
     if "train" not in opened.splits():
@@ -85,7 +85,8 @@ def train(
     tables.show(out, ["split", "images", "accuracy [95 %]", "balanced", "AUC"], rows)
 
 
-def _recipe(name: str, epochs: int | None) -> "Recipe":
+def recipe_named(name: str, epochs: int | None) -> "Recipe":
+    """Return a recipe by name or out of a YAML file, with another number of epochs if that is asked for."""
     import yaml
 
     from uapray.errors import ConfigError

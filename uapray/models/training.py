@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.models.augmentation import draw_motions, move
+from uapray.models.disturbance import Disturbance, Disturbing
 from uapray.models.recipe import Recipe, learning_rate_at
 from uapray.models.sampling import balanced, seeded, shuffled
 from uapray.models.scores import predict_probabilities
@@ -55,12 +56,14 @@ class FitResult:
         best_epoch: From 0.
         epochs: Epochs made.
         history: A report each.
+        perturbations: What images were perturbed with at the end, float32 ``(k, c, h, w)``; None: they were not.
     """
 
     state: dict[str, Tensor]
     best_epoch: int
     epochs: int
     history: tuple[EpochReport, ...]
+    perturbations: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +79,7 @@ class _Worker:
     world: int
     device: torch.device
     average: Callable[[nn.Module], None] | None
+    disturbing: Disturbing | None
 
 
 def ignore(_report: EpochReport) -> None:
@@ -93,6 +97,7 @@ def fit(
     world: int = 1,
     device: str | torch.device = "cpu",
     average: Callable[[nn.Module], None] | None = None,
+    disturbance: Disturbance | None = None,
     on_epoch: Callable[[EpochReport], None] = ignore,
 ) -> FitResult:
     """Train a classifier in place and leave it, in evaluation mode, at its best epoch by validation.
@@ -111,6 +116,7 @@ def fit(
         world: Number of workers.
         device: Where the module is put; the images stay in main memory.
         average: Called with the module after each backward pass; it averages gradients over the workers.
+        disturbance: What training images are perturbed with, after they are moved; None: nothing.
         on_epoch: Called after each epoch.
 
     Raises:
@@ -118,7 +124,9 @@ def fit(
         ConfigError: If a batch has fewer than two images for each worker.
         TrialError: If the loss is no longer finite.
     """
-    worker = _Worker(module, train, validation, recipe, seed, rank, world, torch.device(device), average)
+    place = torch.device(device)
+    disturbing = None if disturbance is None else Disturbing(disturbance, len(train), seed=seed, device=place)
+    worker = _Worker(module, train, validation, recipe, seed, rank, world, place, average, disturbing)
     batch = _batch_size(worker)
     module.to(worker.device)
     inner = _inner(module)
@@ -142,7 +150,8 @@ def fit(
             break
     inner.load_state_dict(state)
     module.eval()
-    return FitResult(state, best_epoch, len(history), tuple(history))
+    met = None if disturbing is None else disturbing.perturbations
+    return FitResult(state, best_epoch, len(history), tuple(history), met)
 
 
 def _batch_size(worker: _Worker) -> int:
@@ -173,11 +182,15 @@ def _train_epoch(worker: _Worker, optimizer: torch.optim.Optimizer, epoch: int, 
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(worker.recipe, epoch + step / steps)
             pixels, labels = _batch(worker, order[step * batch : (step + 1) * batch], epoch, step)
-            loss = cross_entropy(worker.module(pixels), labels)
+            logits = worker.module(pixels)
+            loss = cross_entropy(logits, labels)
+            pull = None if worker.disturbing is None else worker.disturbing.pull(logits)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if worker.average is not None:
                 worker.average(worker.module)
+            if worker.disturbing is not None:
+                worker.disturbing.rise(pull, _average)
             optimizer.step()
             losses.append(loss.detach())
     mean = float(torch.stack(losses).mean())
@@ -198,6 +211,8 @@ def _batch(worker: _Worker, indices: NDArray[np.int64], epoch: int, step: int) -
     pixels = grey.permute(0, 3, 1, 2).float().div_(255)
     if recipe.rotation_degrees or recipe.shift_share or recipe.flip:
         pixels = move(pixels, motions.to(worker.device))
+    if worker.disturbing is not None:
+        pixels = worker.disturbing.on(pixels, own)
     return pixels, torch.from_numpy(train.labels[own]).to(worker.device)
 
 
@@ -241,6 +256,8 @@ def _merit(report: EpochReport, recipe: Recipe) -> tuple[float, float]:
             return (report.accuracy, -report.loss)
         case "balanced_accuracy":
             return (report.balanced_accuracy, -report.loss)
+        case "last":
+            return (float(report.epoch), 0.0)
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -274,6 +291,12 @@ def _inner(module: nn.Module) -> nn.Module:
 
 def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _average(gradient: Tensor) -> None:
+    if _together():
+        distributed.all_reduce(gradient, op=distributed.ReduceOp.SUM)
+        gradient /= distributed.get_world_size()
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

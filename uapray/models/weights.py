@@ -147,14 +147,23 @@ def wrap_module(
     return make_classifier(module, _card(name, names, channels, size, name, module))
 
 
-def _file_of(classifier: Classifier, uri: str) -> bytes:
-    if not uri.endswith(SUFFIX):
-        raise ClassifierError(f"{uri}: expected a name that ends in {SUFFIX}")
+def check_can_be_saved(classifier: Classifier) -> None:
+    """Refuse a classifier that could not be built again out of its weights and its card.
+
+    Raises:
+        ClassifierError: One line.
+    """
     if not isinstance(classifier.module, PixelModel) and not foreign.is_reference(classifier.card.architecture):
         raise ClassifierError(
             f"{classifier.card.architecture}: cannot be built again from a name, so its weights alone are no "
             "classifier; keep the file it came from, or give it as module:function"
         )
+
+
+def _file_of(classifier: Classifier, uri: str) -> bytes:
+    if not uri.endswith(SUFFIX):
+        raise ClassifierError(f"{uri}: expected a name that ends in {SUFFIX}")
+    check_can_be_saved(classifier)
     return encode_weights(classifier.module.state_dict(), classifier.card.model_dump_json())
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from uapray.data.images import ImageSet
 from uapray.errors import TrialError, UaprayError
+from uapray.models.disturbance import Disturbance
 from uapray.models.recipe import Recipe
 from uapray.models.scores import predict_probabilities
 from uapray.models.training import EpochReport, FitResult, fit
@@ -80,6 +81,7 @@ def _work(config: dict[str, Any]) -> None:
         rank=rank,
         world=world,
         device=get_device(),
+        disturbance=config["disturbance"],
         on_epoch=(lambda report: mailbox.report.remote(report)) if first else (lambda _: None),
     )
     if first:
@@ -103,6 +105,7 @@ def fit_on_ray(
     gpus: float = 0.0,
     may_grow: bool = False,
     judged: Mapping[str, ImageSet] = MappingProxyType({}),
+    disturbance: Disturbance | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> Trained:
@@ -121,6 +124,7 @@ def fit_on_ray(
         gpus: GPUs of a worker.
         may_grow: Whether more nodes may come; then workers that do not fit yet are waited for.
         judged: Image sets, by name, that the first worker judges the trained classifier on.
+        disturbance: What training images are perturbed with; None: nothing.
         on_epoch: Called here after each epoch.
         while_waiting: Called here twice a second; it may raise to end the training.
 
@@ -139,6 +143,7 @@ def fit_on_ray(
         "judged": {name: refs[id(images)] for name, images in judged.items()},
         "recipe": recipe,
         "seed": seed,
+        "disturbance": disturbance,
         "threads": max(1, int(cpus)),
     }
     scaling = ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=need)
