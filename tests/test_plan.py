@@ -360,6 +360,66 @@ def test_a_filter_makes_a_classifier_of_its_own_out_of_one_training() -> None:
         plan(classifiers=[{**TRAIN[0], "filters": ["blur"]}])
 
 
+def test_a_hardened_classifier_is_one_round_after_another() -> None:
+    assert ids(classifiers=[{**TRAIN[0], "hardened": ["none"]}]) == ids()
+    hardened = ["none", {"rounds": 2}, {"rounds": 3, "name": "longer"}, "universal-training"]
+    bare, twice, longer, universal = plan(classifiers=[{**TRAIN[0], "hardened": hardened}]).victims
+    assert [one.name for one in (bare, twice, longer, universal)] == [
+        "small-cnn-random",
+        "small-cnn-random+retraining",
+        "longer",
+        "small-cnn-random+universal-training",
+    ]
+    assert [one.hardening for one in (bare, twice, longer, universal)] == [
+        None,
+        "retraining:2",
+        "retraining:3",
+        "universal-training:1",
+    ]
+    assert longer.hardened is not None
+    assert longer.hardened.base.key == twice.key, "more rounds begin with those that stand"
+    assert longer.undefended.key == bare.key
+    assert len({bare.key, twice.key, longer.key, universal.key}) == 4
+    assert {one.learnt_on for one in (bare, longer)} == {plan().trials[0].source.key}
+
+
+def test_what_decides_a_hardened_classifier_is_in_its_key() -> None:
+    def key(**settings: Any) -> str:
+        return plan(classifiers=[{**TRAIN[0], "hardened": [settings]}]).victims[0].key
+
+    usual = key()
+    assert usual == key(method="retraining", rule="aimed-ascent", rounds=5, name="other", step_share=0.3)
+    assert usual == key(rule={"rule": "aimed-ascent", "step_size": 0.8}), "the rule's own step"
+    changed = [{"zeta": 0.03}, {"norm": "l2"}, {"target": "NORMAL"}, {"perturbations": 3}, {"perturbed_share": 1.0}]
+    changed += [
+        {"rule": "spgd"},
+        {"recipe": {"epochs": 2}},
+        {"seed": 1},
+        {"rounds": 4},
+        {"method": "universal-training"},
+    ]
+    assert len({usual, *(key(**one) for one in changed)}) == len(changed) + 1
+    universal = {"method": "universal-training"}
+    assert key(**universal) == key(**universal, perturbations=3), "it makes none"
+    assert key(**universal) != key(**universal, step_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"rounds": 0}, "greater than 0"),
+        ({"rule": "hill-climb"}, "expected a rule that takes gradients, got hill-climb"),
+        ({"method": "retrain"}, "unknown 'retrain'; did you mean 'retraining'?"),
+        ({"target": "normal"}, "target: expected one of NORMAL, PNEUMONIA, got 'normal'"),
+        ({"recipe": {"epoch": 3}}, "unknown key 'epoch'; did you mean 'epochs'?"),
+        ({"perturbation": 3}, "unknown key 'classifiers.0.hardened.0.perturbation'; did you mean 'perturbations'?"),
+    ],
+)
+def test_a_hardening_that_makes_no_sense_is_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        plan(classifiers=[{**TRAIN[0], "hardened": [settings]}])
+
+
 def test_two_things_of_one_name_are_refused() -> None:
     recipes = [{**TRAIN[0], "recipe": {"base": "quick", "epochs": epochs}} for epochs in (1, 2)]
     with pytest.raises(ConfigError, match="two called 'small-cnn-random'; tell them apart with 'name'"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_defence import hardening
 from test_report import CLASSES, Shop
 
 from uapray import cli
@@ -177,9 +178,45 @@ def test_the_verb(results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     table = said()
     assert "(a) a universal perturbation fools more than a random one of its size" in table
-    assert "(e) needs hardened classifiers" in table
+    assert "(e) needs classifiers with `hardened`, and without" in table
     assert "targets: [all]" in table
     plain = json.loads(said("--format", "json"))
     assert [one["claim"] for one in plain] == list("abcdefghi")
     assert plain[0]["answer"] == "holds"
     assert plain[0]["units"][0]["effect"] == pytest.approx(0.85)
+
+
+def test_retraining_that_rarely_helps_and_one_that_does(results: Results) -> None:
+    def of_pair(number: int, drop: float) -> None:
+        names = f"net {number}", f"hard {number}"
+        hardening(
+            results,
+            classifier=names[1],
+            undefended=names[0],
+            classifier_sha256=f"sha of {names[1]}",
+            undefended_sha256=f"sha of {names[0]}",
+        )
+        add(shop, 0.6, classifier=names[0], images=5000)
+        add(shop, 0.6 - drop, classifier=names[1], hardened="retraining:5", images=5000)
+
+    shop = Shop(results)
+    for number in range(5):
+        of_pair(number, drop=0.02)
+    assert of(results, "e").answer == "holds"
+    of_pair(5, drop=0.4)
+    assert of(results, "e").answer == "holds", "rarely is not never"
+    of_pair(6, drop=0.4)
+    verdict = of(results, "e")
+    assert verdict.answer == "fails"
+    assert sorted(round(unit.effect, 2) for unit in verdict.units)[:2] == [-0.4, -0.4]
+    assert {len(unit.trial_ids) for unit in verdict.units} == {2 * MIN_SEEDS}
+
+
+def test_defended_classifiers_answer_no_other_claim(results: Results) -> None:
+    shop = Shop(results)
+    add(shop, 0.95)
+    assert answers(results)["c"] == "holds"
+    add(shop, 0.1, classifier="hard", hardened="retraining:5")
+    add(shop, 0.1, classifier="filtered", filter="jpeg:75")
+    assert answers(results)["c"] == "holds"
+    assert len(of(results, "c").units) == 1

@@ -12,7 +12,8 @@ import safetensors.numpy
 from uapray import cli
 
 VERBS = [
-    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["perturb"], ["curve"],
+    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["harden"], ["perturb"],
+    ["curve"],
     ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
     ["verdict"], ["report"], ["compact"], ["doctor"],
 ]  # fmt: skip

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from uapray.defence import Defence
     from uapray.grid import Grid
     from uapray.over_seeds import SeedMean
-    from uapray.store.results import Results
 
 GRID = "harden"
 
