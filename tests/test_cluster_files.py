@@ -275,7 +275,7 @@ class TestKubernetes:
         python, script, *words = shlex.split(self.job()["spec"]["entrypoint"])
         assert python == "python"
         assert script.removeprefix("/opt/uapray/") == "jobs/chest_xray.py"
-        parsed = runpy.run_path(str(ROOT / "jobs/chest_xray.py"))["parser"]().parse_args(words)
+        parsed = runpy.run_path(str(ROOT / "jobs/chest_xray.py"))["JOB"].parser().parse_args(words)
         (workers,) = self.job()["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         assert parsed.replicas <= workers["maxReplicas"]
         assert parsed.gpus == 1

@@ -30,13 +30,13 @@ def job() -> dict[str, Any]:
 
 @pytest.fixture
 def parsed(job: dict[str, Any]) -> Callable[..., Namespace]:
-    parser: ArgumentParser = job["parser"]()
+    parser: ArgumentParser = job["JOB"].parser()
     return lambda *words: parser.parse_args(["--store", "results", *words])
 
 
 @pytest.fixture
 def chosen(job: dict[str, Any], parsed: Callable[..., Namespace]) -> Callable[..., tuple[Grid, str]]:
-    return lambda *words: job["chosen_grid"](parsed(*words))
+    return lambda *words: job["JOB"].chosen_grid(parsed(*words))
 
 
 class TestGrid:
@@ -123,7 +123,7 @@ class TestCommandLine:
         self, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         store = tmp_path / "store"
-        assert job["main"](["--store", str(store), "--data", str(tmp_path / "nothing.parquet"), "--small"]) == 2
+        assert job["JOB"].main(["--store", str(store), "--data", str(tmp_path / "nothing.parquet"), "--small"]) == 2
         said = capsys.readouterr().err.strip()
         assert said.startswith("chest_xray: ")
         assert len(said.splitlines()) <= 2
@@ -134,7 +134,7 @@ class TestCommandLine:
     ) -> None:
         store = tmp_path / "store"
         words = ["--store", str(store), "--data", "phantom:chest?images=48", "--small", "--part", "3/2"]
-        assert job["main"](words) == 2
+        assert job["JOB"].main(words) == 2
         assert "--part: expected NUMBER/PARTS" in capsys.readouterr().err
         assert not store.exists()
 
@@ -144,7 +144,7 @@ class TestCommandLine:
         shown = re.findall(r"chest_xray\.py(?: --)?((?: +--\w\S*(?: +[^-|\s]\S*)?)+)", text)
         assert len(shown) >= 6
         for words in shown:
-            job["parser"]().parse_args(re.sub('["`]', "", words).split())
+            job["JOB"].parser().parse_args(re.sub('["`]', "", words).split())
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 
@@ -45,6 +46,34 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         raise ClusterError(f"Ray at {chosen!r} did not answer: {first}; is the cluster up?") from error
     try:
         yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def join_or_start() -> Iterator[bool]:
+    """Be connected inside the block, as a script that was submitted is; yield whether the cluster was there before.
+
+    To that of RAY_ADDRESS (Ray sets it in a job), else to the one that runs on this machine (the head, after
+    ``ray submit``), else to a Ray of its own.
+
+    Raises:
+        ClusterError: If the cluster does not answer.
+    """
+    init = partial(ray.init, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        try:  # without an address `ray.init` looks in just that order, and takes resources only for one of its own
+            init(resources={})
+            joined = False
+        except ValueError:
+            init()
+            joined = True
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"Ray did not answer: {error}; name a cluster with --address, or 'local' for one of its own"
+        ) from error
+    try:
+        yield joined
     finally:
         ray.shutdown()
 
