@@ -57,7 +57,9 @@ def hardening(results: Results, **changes: Any) -> None:
         "finished_at": datetime.now(UTC),
         **changes,
     }
-    results.write_rows("hardening", "made-up", f"{row['classifier_sha256']}-{row['round']}-{row['split']}", [row])
+    key = f"{row['classifier_sha256']} {row['round']}"
+    results.write_rows("hardening", "made-up", f"{key}-{row['split']}", [row])
+    results.objects.write(f"models/{key}.safetensors", b"")  # which ends a round
 
 
 def add(results: Results, classifier: str, rate: float, **changes: Any) -> None:

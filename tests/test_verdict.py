@@ -178,8 +178,8 @@ def test_the_verb(results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     table = said()
     assert "(a) a universal perturbation fools more than a random one of its size" in table
-    assert "(e) needs classifiers with `hardened`, and without" in table
-    assert "targets: [all]" in table
+    assert "(e) needs classifiers hardened and as they were" in table
+    assert "each class as target" in table
     plain = json.loads(said("--format", "json"))
     assert [one["claim"] for one in plain] == list("abcdefghi")
     assert plain[0]["answer"] == "holds"

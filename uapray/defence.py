@@ -9,7 +9,7 @@ from uapray.config import BLACK_BOX
 from uapray.measures import CONFIDENCE
 from uapray.over_seeds import SeedMean, mean_over_seeds
 from uapray.query import query
-from uapray.report.settings import each_trial
+from uapray.settings_sql import each_trial
 from uapray.store.results import Results
 
 KNOWN, RANDOM = "those it was trained with", "random control"

@@ -11,7 +11,7 @@ from uapray.config import BLACK_BOX
 from uapray.measures import CONFIDENCE
 from uapray.over_seeds import SeedMean, mean_over_seeds, width
 from uapray.query import query
-from uapray.report.settings import MADE_HERE, each_trial
+from uapray.settings_sql import MADE_HERE, each_trial
 from uapray.store.results import Results
 
 MIN_SEEDS = 3
@@ -306,7 +306,7 @@ CLAIMS = (
     _Claim(
         "e",
         "retraining against perturbations rarely helps",
-        f"classifiers with `hardened`, and without, {_SEEDS}",
+        f"classifiers hardened and as they were, {_SEEDS}",
         _retraining_helps_rarely,
         of_hardened=True,
         tolerates=RARELY,
@@ -314,7 +314,7 @@ CLAIMS = (
     _Claim(
         "f",
         "perturbations made from other images do more than random ones, and less than those from own images",
-        f"a grid with `sources`, {_SEEDS}",
+        f"a grid with other sources, {_SEEDS}",
         _natural_between,
         parts=2,
     ),
@@ -326,7 +326,11 @@ CLAIMS = (
         parts=2,
     ),
     _Claim(
-        "h", "a targeted perturbation works for each class", f"targets: [all], {_SEEDS}", _each_class, of_level=True
+        "h",
+        "a targeted perturbation works for each class",
+        f"each class as target, {_SEEDS}",
+        _each_class,
+        of_level=True,
     ),
     _Claim(
         "i",

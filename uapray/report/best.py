@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from uapray.report.settings import MADE_HERE, each_trial
+from uapray.settings_sql import MADE_HERE, each_trial
 
 MAX_SHOWN = 24
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from uapray.attack.control import matched_controls
 from uapray.query import query
-from uapray.report.settings import MADE_HERE, each_trial
+from uapray.settings_sql import MADE_HERE, each_trial
 from uapray.store.results import Results
 
 MAX_ROWS = 60

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uapray.query import query
-from uapray.report.settings import each_trial
+from uapray.settings_sql import each_trial
 from uapray.store.results import Results
 
 MAX_FIGURES = 12

@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import groupby
 
 from uapray.query import query
-from uapray.report.settings import of_grid
+from uapray.settings_sql import of_grid
 from uapray.store.results import Results
 
 MAX_FAILURES = 50

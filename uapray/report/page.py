@@ -9,11 +9,13 @@ from itertools import groupby
 from jinja2 import Environment, StrictUndefined, Template
 
 from uapray import __version__
+from uapray.defence import defences
 from uapray.errors import StoreError
-from uapray.report import controls, curves, facts, flows, pictures, plots, wording, zetas
+from uapray.report import controls, curves, facts, flows, patients, pictures, plots, wording, zetas
 from uapray.report.rates import RateRow, rates, rates_sql
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
+from uapray.verdict import verdicts
 
 MAX_ROWS = 1000
 
@@ -40,7 +42,7 @@ class Plot:
 
 
 def write_report(results: Results, *, grid: str | None = None) -> str:
-    """Return one page of HTML about a grid, or about all: rates, pictures, curves, flows, failures.
+    """Return one page of HTML about a grid, or about all: rates, claims, pictures, curves, patients, flows, failures.
 
     The page asks for nothing from anywhere: pictures and plots are inside, there is no script and no font.
 
@@ -57,6 +59,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         raise _nothing(results, grid)
     panels, flows_shown = pictures.panels(results, grid), flows.flows(results, grid)
     zetas_shown = zetas.zetas(results, grid)
+    patients_shown = patients.patients(results, grid)
     plots_shown = [_plot(index, one) for index, one in enumerate(curves.curves(results, grid))]
     return _template().render(
         written=datetime.now(UTC),
@@ -78,6 +81,10 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         zeta_strokes=tuple(map(plots.stroke, range(zetas.MAX_LINES))),
         plots=plots_shown,
         plots_rest=curves.rest_sql(grid, len(plots_shown)),
+        verdicts=verdicts(results, grid=grid),
+        patients=patients_shown,
+        patients_rest=patients.rest_sql(grid, len(patients_shown)),
+        defences=defences(results, grid=grid),
         flows=flows_shown,
         flows_rest=flows.rest_sql(grid, len(flows_shown)),
         failures=facts.failures(results, grid),
@@ -114,5 +121,7 @@ def _plot(index: int, drawn: curves.Curves) -> Plot:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=wording.percent, css=wording.css, count=wording.count, plural=wording.plural)
-    environment.globals.update(radius=wording.radius, grey_levels=wording.grey_levels, between=wording.between)
+    environment.globals.update(
+        radius=wording.radius, grey_levels=wording.grey_levels, between=wording.between, change=wording.change
+    )
     return environment.from_string(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))

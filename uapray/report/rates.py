@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from uapray.query import query
-from uapray.report.settings import each_trial
+from uapray.settings_sql import each_trial
 from uapray.store.results import Results
 
 

@@ -11,8 +11,19 @@ import pyarrow.parquet as pq
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.store.results import Results
+from uapray.store.schema import OF_CLASSIFIERS
 
-TABLES_READ = ("trials", "history", "flows", "examples", "controls", "curves", "failures")
+TABLES_READ = (
+    "trials",
+    "history",
+    "flows",
+    "examples",
+    "controls",
+    "curves",
+    "clinical",
+    "hardening",
+    "failures",
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,4 +84,7 @@ def _folded(table: str, rows: pa.Table) -> Iterator[tuple[str, bytes]]:
         of_grid = rows.filter(pc.equal(rows["grid"], grid)).drop_columns("grid")
         pq.write_table(of_grid, body, compression="none")
         name = quote(grid, safe=" ")
-        yield f"{table}/grid={name}/all of {name}.parquet", body.getvalue()
+        step = f"all of {name}"
+        yield f"{table}/grid={name}/{step}.parquet", body.getvalue()
+        if table in OF_CLASSIFIERS:  # what ends such a step is the classifier that its key begins with
+            yield f"models/{step.partition('-')[0]}.safetensors", b""

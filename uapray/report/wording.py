@@ -17,6 +17,11 @@ def between(low: float | None, high: float | None) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
+def change(difference: float | None) -> str:
+    """Return a difference of shares in per cent with its sign, a dash for none."""
+    return "–" if difference is None or math.isnan(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def css(share: float | None) -> str:
     """Return a share, kept within [0, 1], as a length in a style sheet."""
     return "0%" if share is None or math.isnan(share) else f"{100 * min(1.0, max(0.0, share)):.2f}%"

@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from uapray.query import query
-from uapray.report.settings import of_grid
 from uapray.report.zeta_plot import zeta_svg
+from uapray.settings_sql import of_grid
 from uapray.store.results import Results
 
 MAX_FIGURES = 12

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects import READ_THREADS, Objects
 from uapray.store.files import read_steps
-from uapray.store.schema import PARTS
+from uapray.store.schema import OF_CLASSIFIERS, PARTS
 
 COMPACTED = "compacted-"
 _TRIES = 8
@@ -61,7 +61,7 @@ class Finished:
         """Whether the step that wrote such an object is finished."""
         if table in PARTS:
             return (grid, key) in self.trials
-        return table != "classifiers" or key.partition("-")[0] in self.models
+        return table not in OF_CLASSIFIERS or key.partition("-")[0] in self.models
 
 
 def part(name: str) -> str:
@@ -101,7 +101,7 @@ def finished(objects: Objects, tables: Iterable[str], trials: Iterable[Holding])
 
     To be asked before those are listed: then all rows of these steps are there.
     """
-    models = objects.keys("models/") if "classifiers" in tables else []
+    models = objects.keys("models/") if OF_CLASSIFIERS.intersection(tables) else []
     return Finished(
         frozenset((one.grid, step) for one in trials for step in one.steps),
         frozenset(_stem(name) for name in models if name.endswith(".safetensors")),

@@ -18,13 +18,13 @@ from uapray.errors import NotFoundError, StoreError
 from uapray.objects import Objects, open_objects, read_all
 from uapray.store.files import VERSION_KEY, check_version, decode, encode, only, whole
 from uapray.store.holding import Finished, Holding, Share, finished, holdings, object_name, part, shares, until_settled
-from uapray.store.schema import PARTS, SCHEMA_VERSION, TABLES, with_grid
+from uapray.store.schema import OF_CLASSIFIERS, PARTS, SCHEMA_VERSION, TABLES, with_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _TENSOR = "perturbation"
-_REPLACED = PARTS | {"history", "classifiers"}  # a perturbation or a classifier ends their steps
+_REPLACED = PARTS | OF_CLASSIFIERS | {"history"}  # a perturbation or a classifier ends their steps
 
 
 @dataclass(frozen=True)

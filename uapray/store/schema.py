@@ -374,6 +374,10 @@ PARTS = frozenset({"flows", "images", "classes", "clinical", "examples"})
 """Tables whose rows are written before the row of ``trials`` with the same key, and count once that is there."""
 
 
+OF_CLASSIFIERS = frozenset({"classifiers", "hardening"})
+"""Tables whose rows are written before the classifier that their keys begin with, and count once that is there."""
+
+
 def with_grid(schema: pa.Schema) -> pa.Schema:
     """Return the schema that readers see: the partition's column after the first one."""
     return schema.insert(1, GRID)

@@ -1,4 +1,4 @@
-"""What the queries of the report share: the trials of a grid, once each, and what makes a setting."""
+"""What queries share: the trials of a grid, once each, and what makes a setting."""
 
 MADE_HERE = "coalesce(made_on, classifier) = classifier"
 """Of trials: judged on the classifier that the perturbation was made on, or made on none."""
