@@ -95,8 +95,21 @@ def test_a_refinement_makes_all_steps_in_fewer_passes(rule: str, passes: float, 
     assert short.starts == 1
     assert short.max_epochs == min(refine, passes)
     assert short.first_step("linf") == whole.first_step("linf")
-    last = short.step_decay**short.max_epochs
-    assert last == pytest.approx(max(whole.step_decay**passes, 0.04))
+    last = short.decay() ** short.max_epochs
+    assert last == pytest.approx(max(whole.decay() ** passes, 0.04))
+
+
+@given(st.floats(0.1, 40), st.integers(100, 100_000), st.integers(10, 5000))
+def test_a_step_that_falls_with_the_budget_ends_where_it_ends(passes: float, gradients: int, images: int) -> None:
+    assert Search().decay() == 0.3, "two passes"
+    by_passes = Search(budget=Budget(max_epochs=passes))
+    assert by_passes.decay(images) ** passes == pytest.approx(0.09)
+    by_gradients = Search(budget=Budget(max_image_gradients=gradients))
+    assert by_gradients.decay(images) ** (gradients / images) == pytest.approx(0.09)
+    both = Search(budget=Budget(max_epochs=passes, max_image_gradients=gradients))
+    assert both.decay(images) == pytest.approx(min(by_passes.decay(), by_gradients.decay(images)))
+    assert Search(budget=Budget(max_seconds=5)).decay(images) == 0.6
+    assert Search(step_decay=0.5, budget=Budget(max_epochs=passes)).decay(images) == 0.5
 
 
 def test_a_refinement_of_a_search_without_limit_of_passes_has_one() -> None:

@@ -38,7 +38,7 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 8, "step_decay": 0.3},
+    "aimed-ascent": {"starts": 8, "step_decay": None},
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
@@ -70,7 +70,9 @@ MAX_EPOCHS: Mapping[str, float] = {
 }
 ATTACKER_SHARE = 0.3  # of the test images, where a black-box rule is asked for and nothing is said
 _USUAL_EPOCHS = 20.0
+_USUAL_DECAY = 0.6
 _LAST_STEP = 0.04
+_LAST_OF_WHOLE = 0.09  # of a search whose step falls with its budget
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -129,7 +131,8 @@ class Search(Settings):
         batch_size: Images that a replica differentiates at once. Part of a result's identity.
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
         step_size: First step as a share of xi; None: the rule's own, by norm.
-        step_decay: What the step is multiplied with from one pass to the next.
+        step_decay: What the step is multiplied with from one pass to the next; None: what makes the last step 9 % of
+            the first when the passes that the budget allows are made.
         momentum: Share of the earlier rounds' gradients that is kept from round to round.
         init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
             ``gradient`` direction of the source images.
@@ -164,7 +167,7 @@ class Search(Settings):
     batch_size: int = Field(16, gt=0)
     round_size: int = Field(16, gt=0)
     step_size: float | None = Field(None, gt=0)
-    step_decay: float = Field(0.6, gt=0, le=1)
+    step_decay: float | None = Field(_USUAL_DECAY, gt=0, le=1)
     momentum: float = Field(0.0, ge=0, lt=1)
     init: InitName = "zero"
     clip: bool = True
@@ -230,6 +233,19 @@ class Search(Settings):
             return None
         return asked.model_copy(update={"compiled": False}) if self.rule in SEQUENTIAL else asked
 
+    def decay(self, images: int | None = None) -> float:
+        """Return what the step is multiplied with from one pass to the next.
+
+        Args:
+            images: Source images of a pass; None: a limit of image-gradients does not count.
+        """
+        if self.step_decay is not None:
+            return self.step_decay
+        passes, gradients = self.max_epochs, self.budget.max_image_gradients
+        if gradients is not None and images is not None:
+            passes = min(passes, gradients / images)
+        return _USUAL_DECAY if passes == math.inf else _LAST_OF_WHOLE ** (1 / passes)
+
     def refinement(self) -> "Search":
         """Return the settings of a search that continues: one undirected start, and all steps in fewer passes.
 
@@ -237,7 +253,8 @@ class Search(Settings):
         the first, to which those of ``aimed-ascent`` fall. The other limits of the budget stay.
         """
         epochs = min(self.refine_epochs, self.max_epochs)
-        decay = max(self.step_decay**self.max_epochs, _LAST_STEP) ** (1 / epochs)
+        last = _LAST_OF_WHOLE if self.step_decay is None else self.step_decay**self.max_epochs
+        decay = max(last, _LAST_STEP) ** (1 / epochs)
         budget = self.budget.model_copy(update={"max_epochs": epochs})
         return self.model_copy(update={"starts": 1, "step_decay": decay, "budget": budget})
 

@@ -661,4 +661,7 @@ def _identity(search: Search, norm: Norm) -> CanonicalJson:
     described = search.model_dump(mode="json", exclude={"refine_epochs"})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
-    return canonical_json({**described, "step_size": search.first_step(norm), "budget": budget})
+    resolved: dict[str, Any] = {"step_size": search.first_step(norm), "budget": budget}
+    if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
+        resolved["step_decay"] = search.decay()
+    return canonical_json({**described, **resolved})

@@ -154,7 +154,7 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[R
     An inner walk of `sga` is no longer than a leg or heat: what is judged at its end has moved.
     """
     p = order(threat.norm)
-    size, decay = settings.first_step(threat.norm), settings.step_decay
+    size, decay = settings.first_step(threat.norm), settings.decay(images)
     match settings.rule:
         case "sga":
             inner = min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg)
