@@ -4,9 +4,9 @@
         --classifier chest-small-cnn.safetensors --classifier chest-vit.safetensors --seeds 5 --out curves/
 
 Each rule searches on the same source images of the train split, mixed as the test split is, with the budget that it was
-published with, or with what --passes says; the default rule gets as much as the one that got most, and once more a tenth
-of that, since its step falls with its budget. Whenever a search has found something better on its own validation part,
-it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
+published with, or with what --passes says; the default rule gets as much as the one that got most, and once more a
+tenth of that, since its step falls with its budget. Whenever a search has found something better on its own validation
+part, it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
 smallest and largest over the seeds), and what the default rule has with a tenth of that rule's image-gradients and with
 as many. Written to --out: every point as Parquet, the curves as PNG.
 """
@@ -74,10 +74,10 @@ def main() -> None:
         done = {point["rule"] for point in points if point["classifier"] == name}
         for label in [label for label in (*asked.rules.split(","), OURS, TENTH) if label not in done]:
             rule = OURS if label == TENTH else label
-            changes: dict[str, Any] = {
-                "max_image_gradients": equal_budget(points, name) // (10 if label == TENTH else 1)
-            }
-            if rule != OURS:
+            if rule == OURS:
+                most = equal_budget(points, name)
+                changes: dict[str, Any] = {"max_image_gradients": most // 10 if label == TENTH else most}
+            else:
                 changes = {"max_epochs": asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)}
             for setting in asked.set:
                 owner, _, pair = setting.partition(":")
