@@ -3,12 +3,12 @@
     python benchmarks/compare_rules.py --data 'chest_xray_224_*.parquet' --size 64 --images 500 --zeta 0.03 \
         --classifier chest-small-cnn.safetensors --classifier chest-vit.safetensors --seeds 5 --out curves/
 
-Each rule searches on the same source images of the train split, mixed as the test split is, with the budget that it was
-published with, or with what --passes says; the default rule gets as much as the one that got most, and once more a
-tenth of that, since its step falls with its budget. Whenever a search has found something better on its own validation
-part, it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
-smallest and largest over the seeds), and what the default rule has with a tenth of that rule's image-gradients and with
-as many. Written to --out: every point as Parquet, the curves as PNG.
+Each rule searches on the same source images of the train split, mixed as the test split is, with the budget that it
+was published with, or with what --passes says; the default rule gets as much as the one that got most, and once more
+a tenth of that, since its step falls with its budget. Whenever a search has found something better on its own
+validation part, it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends
+with (median, smallest and largest over the seeds), and what the default rule has with a tenth of that rule's image-
+gradients and with as many. Written to --out: every point as Parquet, the curves as PNG.
 """
 
 import argparse
