@@ -47,6 +47,7 @@ sources:
   - {}
   - {uri: photographs.parquet, name: photographs}
   - {uri: others.parquet, name: others}
+control_draws: 0
 seeds: [0, 1, 2]
 """
 

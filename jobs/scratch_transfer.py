@@ -44,6 +44,7 @@ classifiers:
      recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
   - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: pretrained,
      recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
+control_draws: 0
 seeds: [0, 1, 2]
 """
 

@@ -37,6 +37,7 @@ classifiers:
   - {architecture: tiny-cnn, initial_weights: random, recipe: quick}
   - {architecture: test_vit, initial_weights: random, recipe: {base: quick, learning_rate: 0.001, epochs: 20}}
 targets: [all]
+control_draws: 0
 seeds: [0, 1, 2]
 """
 

@@ -49,7 +49,7 @@ def test_identifiers_of_this_version() -> None:
     assert (aimed.search.rule, random.search.rule) == ("aimed-ascent", "random")
     assert aimed.source.key == "d4bcc3a518f7af8aee1d"
     assert aimed.victim.key == "2fe69898f62dba6071f3"
-    assert [aimed.trial_id, random.trial_id] == ["10ead037468805d049ea", "c5ef1b464ce9d4413a41"]
+    assert [aimed.trial_id, random.trial_id] == ["51c12f3d8158250c4939", "c5ef1b464ce9d4413a41"]
 
 
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
@@ -129,7 +129,7 @@ def test_batch_size_belongs_to_the_identity_even_where_the_round_stays() -> None
         {"data": [{"uri": "chest.parquet", "name": "another name"}]},
         {"classifiers": [{**TRAIN[0], "name": "another name"}]},
         {"rules": [{"rule": "aimed-ascent"}]},
-        {"rules": [{"rule": "aimed-ascent", "starts": 8, "step_size": 0.8}]},
+        {"rules": [{"rule": "aimed-ascent", "starts": 4, "step_size": 0.8}]},
         {"zetas": [0.040]},
         {"rules": ["aimed-ascent"], "budget": {"max_epochs": 2}},
     ],

@@ -38,12 +38,13 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 8, "step_decay": None},
+    "aimed-ascent": {"starts": 4, "step_decay": None, "batch_size": 8, "round_size": 8},
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
     "cosine-uap": {"loss": "cosine", "batch_size": 32, "round_size": 32, "step_decay": 1.0},
-    **{rule: {"loss": "margin", "clamp": 5.0} for rule in sorted(BLACK_BOX)},
+    **{rule: {"loss": "margin", "clamp": 5.0} for rule in sorted(BLACK_BOX - {"hill-climb"})},
+    "hill-climb": {"loss": "margin", "clamp": 5.0, "race_images": 8},
     "uap-fgsm": {"measures_per_epoch": 1},
     "uap-deepfool": {"measures_per_epoch": 1},
 }
