@@ -264,7 +264,6 @@ def test_says_everything_in_order(html: str) -> None:
     assert heads == [
         "How to read it",
         "Rates",
-        "Published claims",
         "Pictures",
         "Course of the search",
         "Who goes where",

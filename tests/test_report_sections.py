@@ -86,5 +86,5 @@ def test_a_hardening_is_shown_attack_by_attack(results: Results) -> None:
 def test_no_section_without_rows(results: Results) -> None:
     Shop(results).add(extras=False)
     page = Page(write_report(results))
-    assert not {"patients", "hardening"} & set(page.all("id"))
-    assert not {"#patients", "#hardening"} & set(page.all("href"))
+    assert not {"claims", "patients", "hardening"} & set(page.all("id"))
+    assert not {"#claims", "#patients", "#hardening"} & set(page.all("href"))

@@ -59,6 +59,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         raise _nothing(results, grid)
     panels, flows_shown = pictures.panels(results, grid), flows.flows(results, grid)
     zetas_shown = zetas.zetas(results, grid)
+    claims = verdicts(results, grid=grid)
     patients_shown = patients.patients(results, grid)
     plots_shown = [_plot(index, one) for index, one in enumerate(curves.curves(results, grid))]
     return _template().render(
@@ -81,7 +82,8 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         zeta_strokes=tuple(map(plots.stroke, range(zetas.MAX_LINES))),
         plots=plots_shown,
         plots_rest=curves.rest_sql(grid, len(plots_shown)),
-        verdicts=verdicts(results, grid=grid),
+        verdicts=claims,
+        answered=any(one.answer != "not enough data" for one in claims),
         patients=patients_shown,
         patients_rest=patients.rest_sql(grid, len(patients_shown)),
         defences=defences(results, grid=grid),
