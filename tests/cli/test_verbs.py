@@ -12,10 +12,9 @@ import safetensors.numpy
 from uapray import cli
 
 VERBS = [
-    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["train"], ["harden"], ["perturb"],
-    ["curve"],
-    ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"], ["compare"], ["query"],
-    ["verdict"], ["report"], ["compact"], ["doctor"],
+    ["demo"], ["data"], ["data", "import"], ["data", "fetch"], ["data", "show"], ["data", "leaks"], ["train"],
+    ["harden"], ["perturb"], ["curve"], ["evaluate"], ["grid"], ["grid", "plan"], ["grid", "run"], ["status"],
+    ["compare"], ["query"], ["verdict"], ["report"], ["compact"], ["doctor"],
 ]  # fmt: skip
 
 

@@ -87,6 +87,36 @@ def show(
     _show(data)
 
 
+@app.command(epilog="Example: uapray data leaks oct_train_pre.csv oct_test_pre.csv --group-pattern '^(\\w+-\\d+)-'")
+def leaks(
+    train: Annotated[str, typer.Argument(help="List of the training images: a CSV, the paths in its first column.")],
+    test: Annotated[str, typer.Argument(help="List of the test images, likewise.")],
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(help="Pattern on file names whose first group is the patient.", show_default=False),
+    ] = None,
+) -> None:
+    """Count what of a published test split was in its training split: same images, same patients. Needs no images."""
+    from uapray.cli import tables
+    from uapray.data.lists import list_leaks, read_list
+
+    found = list_leaks(read_list(train), read_list(test), group_pattern)
+
+    def of_test(count: int | None) -> list[str]:
+        return ["unknown", "–"] if count is None else [f"{count:,}", tables.percent(count / found.test)]
+
+    rows = [
+        ["test images", *of_test(found.test)],
+        ["whose path is in the training list", *of_test(found.same_path)],
+        ["whose patient is in the training list", *of_test(found.same_patient)],
+    ]
+    patients = (
+        "give --group-pattern to count patients" if found.patients is None else f"{found.patients:,} such patients"
+    )
+    note = f"{patients}; {found.train:,} training images, {found.repeated:,} of them listed before"
+    tables.show(f"{test} against {train}", ["", "images", "of the test images"], rows, note)
+
+
 def _show(uri: str, expected: int | None = None) -> None:
     from collections import Counter
 
