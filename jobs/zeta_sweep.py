@@ -45,7 +45,7 @@ seeds: [0, 1, 2]
 
 CURVES = """
 SELECT classifier, norm, seed, zeta50, zeta50_low, zeta50_high, zeta50_of_ceiling, image_gradients,
-       list_transform(rates, r -> round(100 * r, 1)) AS "rates %"
+       [round(100 * rate, 1) FOR rate IN rates] AS "rates %"
 FROM curves WHERE trial_id IN ({}) ORDER BY classifier, norm, seed
 """
 TABLES = (CURVES, SPENT)

@@ -13,6 +13,7 @@ from uapray.errors import ConfigError
 from uapray.grid import Grid
 from uapray.models.zoo import PAPERS
 from uapray.plan import Plan, plan_grid
+from uapray.store.results import open_results
 
 FOLDER = Path(__file__).parent.parent / "jobs"
 KINDS = {
@@ -87,6 +88,11 @@ def test_small_needs_no_hub_but_where_transfer_is_the_point(job: Job, tmp_path: 
     if "pretrained" in begins:
         begins = {one.initial_weights for one in chosen(job, "--small", "--weights", "w.npz").classifiers}
         assert begins == {"random", str(Path("w.npz").absolute())}
+
+
+def test_its_tables_can_be_asked_for(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job.show(planned(job, "--small"), open_results(str(tmp_path)))
+    assert capsys.readouterr().out.count("╭") == len(job.tables)
 
 
 def test_every_command_that_is_shown_is_one_it_takes(job: Job) -> None:
