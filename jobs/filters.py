@@ -52,7 +52,7 @@ UNAWARE = """
 SELECT classifier, rendering, count(*) AS runs, round(100 * avg(renderings.clean_accuracy), 1) AS "accuracy %",
        round(100 * avg(renderings.fooling_rate), 1) AS "fooling, unaware %"
 FROM renderings JOIN trials USING (trial_id, split)
-WHERE trial_id IN ({}) AND rule <> 'random' AND filter IS NULL GROUP BY ALL ORDER BY ALL
+WHERE trial_id IN ({}) AND rule <> 'random' AND made_on = classifier AND filter IS NULL GROUP BY ALL ORDER BY ALL
 """
 TABLES = (UNAWARE, RATES, SPENT)
 
