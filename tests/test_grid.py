@@ -129,7 +129,7 @@ def test_a_key_of_the_budget_among_those_of_a_rule_is_not_proposed_as_itself() -
         ({"classifiers": [{"architecture": "x", "recipe": "papes"}]}, "unknown recipe 'papes'; did you mean 'papers'?"),
         ({"examples": -1}, "examples"),
         ({"data": [{"uri": "x", "size": 4}]}, "size"),
-        ({"classifiers": [{"architecture": "x", "recipe": {"base": 7}}]}, "expected one of papers, quick, got 7"),
+        ({"classifiers": [{"architecture": "x", "recipe": {"base": 7}}]}, "of papers, quick, retraining, got 7"),
     ],
 )
 def test_each_mistake_gets_its_sentence(changes: dict[str, Any], text: str) -> None:
