@@ -15,7 +15,7 @@ import torch
 
 from uapray.experiment import find_missing, run_missing
 from uapray.grid import parse_grid
-from uapray.group import begin_with
+from uapray.obtain import begin_with
 from uapray.on_ray.session import session
 from uapray.plan import Plan, plan_grid
 from uapray.resources import Resources, open_pool

@@ -18,19 +18,13 @@ name: filters
 data: [{uri: images.parquet, size: 299}]
 classifiers:
   - architecture: inception_v3
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: vgg16
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: vgg19
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: resnet50
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: inception_resnet_v2
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: densenet121
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
-  - architecture: densenet169
-    filters: [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
+    filters: &filters [none, 'jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
+  - {architecture: vgg16, filters: *filters}
+  - {architecture: vgg19, filters: *filters}
+  - {architecture: resnet50, filters: *filters}
+  - {architecture: inception_resnet_v2, filters: *filters}
+  - {architecture: densenet121, filters: *filters}
+  - {architecture: densenet169, filters: *filters}
 renderings: ['jpeg:50', 'bits:3', 'median:3', 'bilateral:0.1', 'resize:0.5']
 seeds: [0, 1, 2]
 """

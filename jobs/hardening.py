@@ -18,40 +18,16 @@ name: hardening
 data: [{uri: images.parquet, size: 299}]
 classifiers:
   - architecture: inception_v3
-    hardened:
+    hardened: &both
       - none
       - {method: retraining, rounds: 5, perturbations: 10}
       - {method: universal-training}
-  - architecture: vgg16
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
-  - architecture: vgg19
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
-  - architecture: resnet50
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
-  - architecture: inception_resnet_v2
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
-  - architecture: densenet121
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
-  - architecture: densenet169
-    hardened:
-      - none
-      - {method: retraining, rounds: 5, perturbations: 10}
-      - {method: universal-training}
+  - {architecture: vgg16, hardened: *both}
+  - {architecture: vgg19, hardened: *both}
+  - {architecture: resnet50, hardened: *both}
+  - {architecture: inception_resnet_v2, hardened: *both}
+  - {architecture: densenet121, hardened: *both}
+  - {architecture: densenet169, hardened: *both}
 rules: [aimed-ascent, {rule: hill-climb, budget: {max_image_queries: 1000000}}]
 transfer: true
 seeds: [0, 1, 2]

@@ -21,9 +21,10 @@ from uapray.grid import parse_grid
 from uapray.models.card import Card
 from uapray.models.weights import make_classifier, save_classifier
 from uapray.models.zoo import build
-from uapray.plan import Plan, Source, plan_grid
+from uapray.plan import Plan, plan_grid
 from uapray.resources import Resources
 from uapray.run import Run, Watcher
+from uapray.steps import Source
 from uapray.store.results import Results, open_results
 
 LOCAL = Resources("local", concurrency=1)

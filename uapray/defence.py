@@ -9,8 +9,8 @@ from uapray.config import BLACK_BOX
 from uapray.measures import CONFIDENCE
 from uapray.over_seeds import SeedMean, mean_over_seeds
 from uapray.query import query
-from uapray.settings_sql import each_trial
 from uapray.store.results import Results
+from uapray.trials_sql import each_trial
 
 KNOWN, RANDOM = "those it was trained with", "random control"
 
@@ -99,7 +99,11 @@ def defences(results: Results, *, grid: str | None = None) -> tuple[Defence, ...
         results,
         "SELECT DISTINCT ON (classifier_sha256, split) * FROM hardening ORDER BY undefended, method, zeta, round",
     ).to_pylist()
-    sql = f"SELECT * FROM ({each_trial(grid)}) WHERE fooling_rate IS NOT NULL AND filter IS NULL ORDER BY rule, seed"
+    if not rounds:
+        return ()
+    sql = f"""SELECT * FROM ({each_trial(grid)}) WHERE fooling_rate IS NOT NULL AND filter IS NULL
+    AND classifier_sha256 IN (SELECT classifier_sha256 FROM hardening UNION SELECT undefended_sha256 FROM hardening)
+    ORDER BY rule, seed"""
     trials = query(results, sql).to_pylist()
     found = (_defence(row, trials) for row in rounds)
     return tuple(one for one in found if one is not None)

@@ -8,7 +8,8 @@ from typing import Any
 
 from uapray.data.images import ImageSet
 from uapray.errors import RunError, StoppedError, StoreError
-from uapray.group import Floor, Group, begin_with, decoded, model_key, run_group, sample_of
+from uapray.group import Floor, Group, decoded, run_group
+from uapray.obtain import begin_with, model_key, sample_of
 from uapray.on_ray.metrics import Metrics
 from uapray.on_ray.session import expect_room
 from uapray.plan import Plan
@@ -105,7 +106,7 @@ def find_missing(plan: Plan, results: Results) -> Missing:
             samples[source.key] = sample_of(images["train"])
             if not kept:
                 kept[source.key] = images
-        if victim.train is None or not results.objects.exists(model_key(victim)):
+        if not results.objects.exists(model_key(victim)):
             begin_with(victim, samples[source.key])
     if samples:
         results.objects.check()

@@ -1,33 +1,28 @@
 """The trials of a run that share a classifier and a data set: the classifier is had, replicas come, trials run."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 
-import numpy as np
-
 from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, StoppedError, UserError
 from uapray.filtered import filtered
-from uapray.harden_step import harden_classifier
 from uapray.models.card import Classifier, check_fits
-from uapray.models.scores import Scores, classifier_rows
-from uapray.models.weights import check_can_be_saved, load_classifier, load_for, save_classifier_once
+from uapray.obtain import obtain
 from uapray.on_ray.pool import RayPool
-from uapray.plan import HardenStep, Source, TrialStep, Victim, chains
+from uapray.plan import chains
 from uapray.pool import ReplicaPool
-from uapray.resources import Held, open_pool
-from uapray.rows import hardening_row
+from uapray.resources import open_pool
 from uapray.run import Run
 from uapray.shelf import Shelf
+from uapray.steps import Source, TrialStep, Victim
 from uapray.stoppable import StoppablePool
 from uapray.store.runs import Noting
-from uapray.train_step import initial_classifier, train_classifier
 from uapray.trial import Arena
 from uapray.trial_step import judge_transfer, run_trial
 
@@ -122,8 +117,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
     with shelf.taken(group.source, group.splits) as held:
         check()
         try:
-            with shelf.making(group.victim.bare_key):
-                bare = _obtain(run, group, group.victim, held, shelf, check)
+            bare = obtain(run, group.victim, held, group.trials[0].splits, shelf, check)
             rendering = group.victim.filter
             classifier = bare if rendering is None else filtered(bare, rendering)
         except (UserError, ClusterError, StoppedError):
@@ -159,106 +153,6 @@ def decoded(source: Source, judged: tuple[str, ...]) -> dict[str, ImageSet]:
         came = ", ".join(f"{split} {size}" for split, size in sizes.items())
         raise DataError(f"{source.name}: expected splits of one size, got {came}; name a 'size' to bring them to")
     return kept
-
-
-def sample_of(images: ImageSet) -> ImageSet:
-    """Return two images that stand for all."""
-    return images.select(np.arange(min(2, len(images))))
-
-
-def model_key(victim: Victim) -> str:
-    """Return where a trained classifier stands in the store."""
-    return f"models/{victim.bare_key}.safetensors"
-
-
-def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
-    """Return the classifier as given, or the one that its training begins with.
-
-    Raises:
-        ClassifierError: If there is none, or it does not fit the images.
-    """
-    if victim.train is not None:
-        return initial_classifier(victim.train, sample)
-    assert victim.reference is not None
-    classifier = load_for(victim.reference, sample)
-    check_fits(classifier, sample)
-    if victim.hardened is not None:
-        check_can_be_saved(classifier)
-    return classifier
-
-
-def _obtain(run: Run, group: Group, victim: Victim, held: Held, shelf: Shelf, check: Callable[[], None]) -> Classifier:
-    """Return a classifier without its filter: given, out of the store, or made now and stored."""
-    sample = sample_of(held.images["train"])
-    if victim.train is None and victim.hardened is None:
-        return begin_with(victim, sample)
-    objects, key = run.results.objects, model_key(victim)
-
-    def stored() -> Classifier:
-        return load_classifier(f"{objects.uri}/{key}", architecture=victim.reference)
-
-    if objects.exists(key):
-        return stored()
-    if victim.hardened is not None:
-        with shelf.making(victim.hardened.base.bare_key):
-            base = _obtain(run, group, victim.hardened.base, held, shelf, check)
-        return _harden(run, group, victim, victim.hardened, base, held, check) or stored()
-    assert victim.train is not None
-    run.watcher.to_train(victim)
-    classifier, scores = train_classifier(
-        victim.train,
-        {split: images for split, images in held.images.items() if split not in victim.train.source.foreign},
-        begin_with(victim, sample),
-        run.resources,
-        lambda report: run.watcher.training(victim, report),
-        check,
-    )
-    return classifier if _keep(run, victim, classifier, scores) else stored()
-
-
-def _harden(
-    run: Run,
-    group: Group,
-    victim: Victim,
-    step: HardenStep,
-    base: Classifier,
-    held: Held,
-    check: Callable[[], None],
-) -> Classifier | None:
-    """Make a round of hardening and store it; None if another run was faster."""
-    run.watcher.to_train(victim)
-    judged = group.trials[0].splits
-    made = harden_classifier(
-        step,
-        base,
-        held,
-        judged,
-        run.resources,
-        on_epoch=lambda report: run.watcher.training(victim, report),
-        on_search=lambda share: run.watcher.hardening(victim, share),
-        check=check,
-    )
-    for split in judged:
-        row = hardening_row(victim, step, made, split)
-        run.results.write_rows("hardening", run.plan.grid.name, f"{victim.bare_key}-{split}", [row])
-    return made.classifier if _keep(run, victim, made.classifier, made.scores) else None
-
-
-def _keep(run: Run, victim: Victim, classifier: Classifier, scores: Mapping[str, Scores]) -> bool:
-    """Store a classifier and its scores; False if another run was faster.
-
-    Where training is not exact, all trials are to go by one classifier.
-    """
-    objects, key = run.results.objects, model_key(victim)
-    if objects.exists(key):
-        return False
-    for split, one in scores.items():
-        rows_of = classifier_rows(classifier, one, split=split)
-        run.results.write_rows("classifiers", run.plan.grid.name, f"{victim.bare_key}-{split}", rows_of)
-    if not save_classifier_once(classifier, f"{objects.uri}/{key}"):
-        return False
-    run.watcher.trained(victim, classifier)
-    return True
 
 
 def _run_trials(run: Run, arena: Arena, classifier: Classifier, group: Group, note: Noting) -> int:

@@ -18,8 +18,8 @@ from uapray.models.disturbance import Ascent, Disturbance
 from uapray.models.scores import Scores
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
-from uapray.plan import HardenStep
 from uapray.resources import Held, Resources, open_pool
+from uapray.steps import HardenStep
 from uapray.stoppable import StoppablePool
 from uapray.train_step import fit_classifier
 from uapray.trial import Arena, Found, class_index, find, judge, radius

@@ -21,8 +21,8 @@ from uapray.harden_step import Round
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity
-from uapray.plan import HardenStep, TrialStep, Victim
 from uapray.rendering import Rendering
+from uapray.steps import HardenStep, TrialStep, Victim
 from uapray.trial import Found, Judgement, norms
 
 Row = dict[str, Any]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from uapray.coordinator import Snapshot
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
-from uapray.plan import Plan, TrialStep, Victim
+from uapray.plan import Plan
 from uapray.resources import Resources
+from uapray.steps import TrialStep, Victim
 from uapray.store.results import Results
 from uapray.trial import Judgement
 

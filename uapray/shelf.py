@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from uapray.data.images import ImageSet
-from uapray.plan import Source
 from uapray.resources import Held, Resources, hold
+from uapray.steps import Source
 
 
 @dataclass(slots=True)

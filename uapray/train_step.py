@@ -14,8 +14,8 @@ from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
 from uapray.models.zoo import build
 from uapray.on_ray.training import fit_on_ray
-from uapray.plan import TrainStep
 from uapray.resources import Resources
+from uapray.steps import TrainStep
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,9 +17,9 @@ from uapray.errors import TrialError
 from uapray.keeper import Keeper
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
-from uapray.plan import TrialStep, Victim
 from uapray.remembering import RememberingPool
 from uapray.run import Run
+from uapray.steps import TrialStep, Victim
 from uapray.store.results import Results
 from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered
 

@@ -11,8 +11,8 @@ from uapray.config import BLACK_BOX
 from uapray.measures import CONFIDENCE
 from uapray.over_seeds import SeedMean, mean_over_seeds, width
 from uapray.query import query
-from uapray.settings_sql import MADE_HERE, each_trial
 from uapray.store.results import Results
+from uapray.trials_sql import MADE_HERE, each_trial
 
 MIN_SEEDS = 3
 MIN_ARCHITECTURES = 3

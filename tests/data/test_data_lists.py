@@ -34,11 +34,12 @@ def test_a_list_is_read_whatever_surrounds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text"), [("(", "not a regular"), (r"\d", "a group"), (r"-(x)-", "none in a/B-1-2")]
+    ("pattern", "text"),
+    [("(", "expected a regular"), (r"\d", r"expected a \(group\)"), (r"-(x)-", "test list.*in 1 of 2.*a/C-1-2")],
 )
 def test_a_pattern_that_tells_no_patient_is_refused(pattern: str, text: str) -> None:
     with pytest.raises(DataError, match=text):
-        list_leaks(["a/B-1-2"], ["a/B-1-2"], pattern)
+        list_leaks(["a/B-x-2"], ["a/C-1-2", "a/B-x-2"], pattern)
 
 
 @pytest.mark.parametrize(
@@ -76,4 +77,6 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "33.3 %" in table
     assert "2 such patients; 3 training images, 1 of them listed before" in table
     assert "give --group-pattern" in said()
-    assert said("--group-pattern", "(", code=2).startswith("uapray: group pattern '('")
+    assert said("--group-pattern", "(", code=2).startswith(
+        "uapray: group pattern: expected a regular expression, got ("
+    )

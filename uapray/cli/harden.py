@@ -69,10 +69,10 @@ def harden(
     from uapray.config import parse
     from uapray.defence import defences
     from uapray.errors import ClassifierError
-    from uapray.group import model_key
     from uapray.models.card import Classifier
     from uapray.models.hardening import Hardening
     from uapray.models.weights import load_classifier, save_classifier
+    from uapray.obtain import model_key
     from uapray.plan import plan_grid
     from uapray.resources import Resources
     from uapray.store.results import open_results

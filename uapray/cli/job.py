@@ -3,8 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,16 +15,14 @@ if TYPE_CHECKING:
     from uapray.store.results import Results
 
 RATES = """
-SELECT data, classifier, coalesce(made_on, '–') AS "made on", coalesce(source, '–') AS "from", norm, zeta,
-       coalesce(target, 'nontargeted') AS target, rule, split, count(*) AS runs,
-       round(100 * avg(fooling_rate), 1) AS "fooling %",
-       round(100 * min(fooling_rate_low), 1) AS "lowest",
-       round(100 * max(fooling_rate_high), 1) AS "highest",
+SELECT classifier, coalesce(made_on, '–') AS "made on", coalesce(source, '–') AS "from",
+       concat_ws(' ', norm, zeta) AS size, coalesce(target, 'nontargeted') AS target, rule, split, count(*) AS runs,
+       printf('%.1f [%.1f, %.1f]', 100 * avg(fooling_rate), 100 * min(fooling_rate_low), 100 * max(fooling_rate_high))
+         AS "fooling % [lowest, highest]",
        round(100 * avg(fooling_rate_ceiling), 1) AS "ceiling %",
        round(100 * avg(targeted_success_rate), 1) AS "targeted %",
-       round(100 * avg(clean_accuracy), 1) AS "accuracy %",
-       round(100 * avg(robust_accuracy), 1) AS "perturbed %"
-FROM trials WHERE trial_id IN ({}) GROUP BY ALL
+       printf('%.1f → %.1f', 100 * avg(clean_accuracy), 100 * avg(robust_accuracy)) AS "accuracy %"
+FROM trials WHERE trial_id IN ({}) GROUP BY data, classifier, made_on, source, norm, zeta, target, rule, split
 ORDER BY data, classifier, "made on", "from", norm, zeta, target, rule DESC, split
 """
 SPENT = """
@@ -101,6 +98,7 @@ class Job:
         """Do what is missing and print the tables."""
         from uapray.cli.running import run_with_progress
         from uapray.experiment import Summary, standing_rows
+        from uapray.on_ray.session import submitted_session
         from uapray.plan import plan_grid
         from uapray.resources import Resources
         from uapray.store.results import open_results
@@ -110,7 +108,7 @@ class Job:
         plan = plan_grid(grid, base=base).part_named(arguments.part)
         summary = Summary(0, plan.count, 0)
         if plan.to_do(standing_rows(results)):
-            with connected(arguments.address) as joined:
+            with submitted_session(arguments.address) as joined:
                 resources = Resources(replicas=arguments.replicas, gpus=arguments.gpus, may_grow=joined)
                 summary = run_with_progress(plan, results, resources, arguments.address)
         self.show(plan, results)
@@ -149,12 +147,16 @@ class Job:
 
     def show(self, plan: "Plan", results: "Results") -> None:
         """Print what the trials of a plan gave, and what that says of the published claims."""
+        from uapray.cli.harden import show_defence
+        from uapray.defence import defences
         from uapray.query import format_table, query
         from uapray.verdict import verdicts
 
         ids = ", ".join(f"'{trial.trial_id}'" for trial in plan.trials)
         for table in self.tables:
             print(format_table(query(results, table.format(ids)), "table").decode())
+        for defence in defences(results, grid=plan.grid.name):
+            show_defence(defence, defence.classifier)
         for one in verdicts(results, grid=plan.grid.name):
             if one.answer != "not enough data":
                 print(f"({one.claim}) {one.says}: {one.answer}")
@@ -179,23 +181,6 @@ class Job:
 
     def _say(self, message: str) -> None:
         print(f"{self.name}: {message}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[bool]:
-    """Be connected to a cluster inside the block; yield whether it was there before, and so may grow.
-
-    Raises:
-        ClusterError: If the cluster does not answer.
-    """
-    from uapray.on_ray.session import LOCAL, join_or_start, session
-
-    if address is not None:
-        with session(address):
-            yield address != LOCAL
-        return
-    with join_or_start() as joined:
-        yield joined
 
 
 def _begun_with(entry: ClassifierEntry, weights: str) -> ClassifierEntry:

@@ -13,9 +13,10 @@ from uapray.experiment import Summary, find_missing, run_missing
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.on_ray.session import LOCAL, knock, session
-from uapray.plan import Plan, TrialStep, Victim
+from uapray.plan import Plan
 from uapray.resources import Resources, check_arithmetic
 from uapray.run import Run, Watcher
+from uapray.steps import TrialStep, Victim
 from uapray.store.results import Results
 from uapray.trial import Judgement
 
@@ -47,8 +48,7 @@ def run_with_progress(
                 progress.show(f"training {victim.name}{part}", epochs, victim.recipe.epochs, note)
 
         def to_train(victim: Victim) -> None:
-            if victim.hardened is None:
-                show_training(victim, 0, "workers are starting")
+            show_training(victim, 0, "workers are starting")
 
         def training(victim: Victim, report: EpochReport) -> None:
             show_training(victim, report.epoch + 1, f"validation accuracy {report.balanced_accuracy:.3f}")

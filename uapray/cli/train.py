@@ -43,8 +43,8 @@ def train(
     from uapray.models.zoo import canonical
     from uapray.objects import check_uri
     from uapray.on_ray.session import session
-    from uapray.plan import Source, TrainStep
     from uapray.resources import Resources
+    from uapray.steps import Source, TrainStep
     from uapray.train_step import initial_classifier, train_classifier
 
     if not out.endswith(".safetensors"):

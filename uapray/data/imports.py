@@ -1,7 +1,6 @@
 """From what people have to one data set file: every picture checked before anything is written."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from uapray.data.dataset import DataSet, shared_groups
 from uapray.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from uapray.data.dicom import from_dicom
 from uapray.data.images import held_out
+from uapray.data.patients import patients_of
 from uapray.data.pictures import brightest_if_deep, decode, png
 from uapray.data.sources import PICTURE_SUFFIXES, Picture, from_csv, from_folder, from_npz, local_path
 from uapray.data.table import encode, table_of
@@ -86,7 +86,8 @@ def import_data(
     check_destination(destination, overwrite=overwrite)
     pictures = _find(source, kind, class_names)
     if group_pattern is not None:
-        pictures = _grouped(pictures, group_pattern, source)
+        patients = patients_of([picture.id for picture in pictures], group_pattern, source)
+        pictures = [replace(picture, group=patient) for picture, patient in zip(pictures, patients, strict=True)]
     _check_ids(pictures, source)
     names = _class_order(pictures, class_names, source)
     pictures = _with_splits(pictures, names, test_share, val_share, seed)
@@ -149,23 +150,6 @@ def _kind_of(source: str) -> str:
             f"{source}: expected pictures of one kind, got DICOM and others; say which: --kind dicom or folder"
         )
     return "dicom" if has_dicom else "folder"
-
-
-def _grouped(pictures: Sequence[Picture], pattern: str, source: str) -> list[Picture]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"group pattern: expected a regular expression, got {pattern}: {error}") from error
-    if expression.groups < 1:
-        raise DataError(f"group pattern: expected a (group) around the patient, got {pattern}")
-    found = [expression.search(picture.id.rpartition("/")[2]) for picture in pictures]
-    without = [picture.id for picture, match in zip(pictures, found, strict=True) if match is None or not match[1]]
-    if without:
-        raise DataError(
-            f"{source}: group pattern {pattern} finds no patient in {len(without)} of {len(pictures)} file names, "
-            f"the first {without[0]}; as patients of their own they could end on both sides of a split"
-        )
-    return [replace(picture, group=match[1]) for picture, match in zip(pictures, found, strict=True) if match]
 
 
 def _check_ids(pictures: Sequence[Picture], source: str) -> None:

@@ -2,11 +2,10 @@
 
 import csv
 import io
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uapray.data.patients import patients_of
 from uapray.errors import DataError
 from uapray.objects import read_uri
 
@@ -61,23 +60,6 @@ def list_leaks(train: Sequence[str], test: Sequence[str], pattern: str | None = 
     same_path = sum(path in known for path in test)
     if pattern is None:
         return ListLeaks(len(train), len(test), repeated, same_path, None, None)
-    of_train = Counter(_patients(train, pattern))
-    of_test = _patients(test, pattern)
-    shared = [one for one in of_test if one in of_train]
+    of_train = set(patients_of(train, pattern, "training list"))
+    shared = [one for one in patients_of(test, pattern, "test list") if one in of_train]
     return ListLeaks(len(train), len(test), repeated, same_path, len(shared), len(set(shared)))
-
-
-def _patients(paths: Sequence[str], pattern: str) -> list[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"group pattern {pattern!r}: not a regular expression: {error}") from None
-    if compiled.groups < 1:
-        raise DataError(f"group pattern {pattern!r}: expected a group in round brackets that is the patient, got none")
-    found = []
-    for path in paths:
-        match = compiled.search(path.rpartition("/")[2])
-        if match is None:
-            raise DataError(f"group pattern {pattern!r}: expected a patient in every file name, got none in {path}")
-        found.append(match.group(1))
-    return found

@@ -51,15 +51,20 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
 
 
 @contextmanager
-def join_or_start() -> Iterator[bool]:
-    """Be connected inside the block, as a script that was submitted is; yield whether the cluster was there before.
+def submitted_session(address: str | None = None) -> Iterator[bool]:
+    """Be connected inside the block, as a script that was submitted wants; yield whether it joined, and so may grow.
 
-    To that of RAY_ADDRESS (Ray sets it in a job), else to the one that runs on this machine (the head, after
-    ``ray submit``), else to a Ray of its own.
+    To ``address``; without one to that of RAY_ADDRESS (Ray sets it in a job), else to the one that runs on this
+    machine (the head, after ``ray submit``), else to a Ray of its own.
 
     Raises:
+        ConfigError: If nothing listens there.
         ClusterError: If the cluster does not answer.
     """
+    if address is not None:
+        with session(address):
+            yield address != LOCAL
+        return
     init = partial(ray.init, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
         try:  # without an address `ray.init` looks in just that order, and takes resources only for one of its own

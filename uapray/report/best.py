@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from uapray.settings_sql import MADE_HERE, each_trial
+from uapray.trials_sql import MADE_HERE, each_trial
 
 MAX_SHOWN = 24
 

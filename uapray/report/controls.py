@@ -6,8 +6,8 @@ from typing import Any
 
 from uapray.attack.control import matched_controls
 from uapray.query import query
-from uapray.settings_sql import MADE_HERE, each_trial
 from uapray.store.results import Results
+from uapray.trials_sql import MADE_HERE, each_trial
 
 MAX_ROWS = 60
 KINDS = list(matched_controls(2.0))

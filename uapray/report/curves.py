@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uapray.query import query
-from uapray.settings_sql import each_trial
 from uapray.store.results import Results
+from uapray.trials_sql import each_trial
 
 MAX_FIGURES = 12
 MAX_LINES = 12

@@ -5,8 +5,8 @@ from datetime import datetime
 from itertools import groupby
 
 from uapray.query import query
-from uapray.settings_sql import of_grid
 from uapray.store.results import Results
+from uapray.trials_sql import of_grid
 
 MAX_FAILURES = 50
 

@@ -1,6 +1,6 @@
 """What the best perturbations mean for patients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 
 from uapray.query import query
@@ -40,6 +40,9 @@ class Reading:
         return said.get(self.measure, self.measure)
 
 
+READ = tuple(field.name for field in fields(Reading))
+
+
 @dataclass(frozen=True, slots=True)
 class Patients:
     """The readings of one perturbation, those of all classes first."""
@@ -50,26 +53,26 @@ class Patients:
 
 def patients(results: Results, grid: str | None) -> tuple[Patients, ...]:
     """Return the readings that go on the page."""
-    rows = query(results, patients_sql(grid, f"place <= {MAX_SHOWN}")).to_pylist()
+    found = query(results, _patients_sql(grid, f"place <= {MAX_SHOWN}")).to_pylist()
+    each = [list(rows) for _, rows in groupby(found, key=lambda row: row["place"])]
     return tuple(
-        Patients(Best(**each[0]["best"]), tuple(Reading(**row["reading"]) for row in each))
-        for each in (list(some) for _, some in groupby(rows, key=lambda row: row["place"]))
+        Patients(
+            Best(**{name: rows[0][name] for name in COLUMNS.split(", ")}),
+            tuple(Reading(**{name: row[name] for name in READ}) for row in rows),
+        )
+        for rows in each
     )
 
 
 def rest_sql(grid: str | None, shown: int) -> str:
     """Return the SQL for the settings after the first ones."""
-    return patients_sql(grid, f"place > {shown}")
+    return _patients_sql(grid, f"place > {shown}")
 
 
-def patients_sql(grid: str | None, which: str) -> str:
-    """Return the SQL for the readings of some of the best perturbations."""
-    best = ", ".join(f"'{name.strip()}': best.{name.strip()}" for name in COLUMNS.split(","))
-    read = ", ".join(f"'{name}': clinical.{name}" for name in Reading.__dataclass_fields__)
+def _patients_sql(grid: str | None, which: str) -> str:
     return f"""\
 {best_sql(grid, "clinical")}
-SELECT place, {{{best}}} AS best, {{{read}}} AS reading
-FROM best JOIN (SELECT DISTINCT ON (trial_id, split, measure, class_name) * FROM clinical) AS clinical
-  USING (trial_id, split)
+SELECT {COLUMNS}, {", ".join(READ)}
+FROM best JOIN (SELECT DISTINCT ON (trial_id, split, measure, class_name) * FROM clinical) USING (trial_id, split)
 WHERE {which}
 ORDER BY place, class_name NULLS FIRST, measure"""

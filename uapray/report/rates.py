@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from uapray.query import query
-from uapray.settings_sql import each_trial
 from uapray.store.results import Results
+from uapray.trials_sql import each_trial
 
 
 @dataclass(frozen=True, slots=True)

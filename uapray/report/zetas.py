@@ -6,8 +6,8 @@ from typing import Any
 
 from uapray.query import query
 from uapray.report.zeta_plot import zeta_svg
-from uapray.settings_sql import of_grid
 from uapray.store.results import Results
+from uapray.trials_sql import of_grid
 
 MAX_FIGURES = 12
 MAX_LINES = 12
