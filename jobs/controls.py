@@ -46,7 +46,8 @@ SELECT classifier, norm, kind, count(*) AS runs, any_value(draws) AS draws,
        round(100 * avg(control_fooling_rate), 1) AS "draws %",
        round(100 * max(control_fooling_rate_max), 1) AS "best draw %",
        max(p_value) AS "largest p"
-FROM controls c JOIN trials USING (trial_id, split)
+FROM (SELECT DISTINCT ON (trial_id, split, kind) * FROM controls ORDER BY draws DESC) c
+  JOIN trials USING (trial_id, split)
 WHERE trial_id IN ({}) AND made_on = classifier GROUP BY ALL ORDER BY ALL
 """
 TABLES = (CONTROLS, SPENT)
