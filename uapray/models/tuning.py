@@ -57,8 +57,7 @@ class _Watched:
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
-    return _settle(plain)
+    return _settle(copy.deepcopy(module).eval().requires_grad_(requires_grad=False))
 
 
 def _settle(module: nn.Module) -> nn.Module:

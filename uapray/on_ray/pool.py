@@ -21,9 +21,9 @@ from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError, TrialError
 from uapray.on_ray.session import expect_room
-from uapray.on_ray.shared import SharedArray, share
+from uapray.on_ray.shared import Packed, SharedArray, pack, share
 from uapray.rendering import Rendering
-from uapray.replica import Batch, Replica
+from uapray.replica import Batch, Replica, made_fast
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class RayPool:
         """Start the replicas and wait until the first one is up.
 
         Args:
-            module: The classifier; sent to each replica once.
+            module: The classifier; made fast here, and kept once a node, in the object store.
             decks: Read-only uint8 images ``(n, h, w, c)`` by name; kept once a node, in the object store.
             replicas: How many; a matter of speed alone.
             cpus: Cores of one replica, which are also its threads.
@@ -89,9 +89,9 @@ class RayPool:
             num_gpus=gpus,
             runtime_env={"env_vars": {**ALLOCATOR, **DETERMINISTIC, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
         )
-        self._module = ray.put(module)
         # held as long as a replica may have to be replaced
         self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}
+        self._module = ray.put(pack(made_fast(module, next(iter(self._decks.values())).array)))
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
@@ -287,10 +287,11 @@ class RayPool:
 
 
 class _Host:
-    """The actor: a replica whose images come as arguments of their own, which Ray opens without copying them."""
+    """The actor: a replica whose weights and images Ray opens without copying them."""
 
-    def __init__(self, module: nn.Module, names: Sequence[str], *arrays: NDArray[np.uint8], **settings: Any) -> None:
-        self._replica = Replica(module, dict(zip(names, arrays, strict=True)), **settings)
+    def __init__(self, module: Packed, names: Sequence[str], *arrays: NDArray[np.uint8], **settings: Any) -> None:
+        decks = dict(zip(names, arrays, strict=True))
+        self._replica = Replica(module.unpack(), decks, tuned=True, **settings)
 
     def ask(self, method: str, *arguments: Any) -> Any:
         return getattr(self._replica, method)(*arguments)
