@@ -56,7 +56,7 @@ class Replica:
         self._arithmetic = arithmetic
         self._decks = dict(decks)
         with self._settled():
-            fast = module if tuned else made_fast(module, next(iter(self._decks.values())))
+            fast = module if tuned else tune(module, first_pixels(next(iter(self._decks.values()))))
             self._module = fast.to(self._device)
         self._of_rounds = compiled(self._module) if arithmetic.compiled else self._module
 
@@ -176,6 +176,6 @@ class Replica:
             torch.set_num_threads(threads)
 
 
-def made_fast(module: nn.Module, images: NDArray[np.uint8]) -> nn.Module:
-    """Return a copy of a classifier that is fast for input gradients, tried on the first of its images."""
-    return tune(module, torch.tensor(images[:2]).permute(0, 3, 1, 2).float() / 255 if len(images) else None)
+def first_pixels(images: NDArray[np.uint8]) -> Tensor | None:
+    """Return two images as a classifier takes them, ``(2, c, h, w)`` in [0, 1]; None if there are none."""
+    return torch.tensor(images[:2]).permute(0, 3, 1, 2).float() / 255 if len(images) else None

@@ -20,10 +20,12 @@ from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError, TrialError
+from uapray.models.graph import as_graph
+from uapray.models.tuning import tune
 from uapray.on_ray.session import expect_room
 from uapray.on_ray.shared import Packed, SharedArray, pack, share
 from uapray.rendering import Rendering
-from uapray.replica import Batch, Replica, made_fast
+from uapray.replica import Batch, Replica, first_pixels
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ class RayPool:
         )
         # held as long as a replica may have to be replaced
         self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}
-        self._module = ray.put(pack(made_fast(module, next(iter(self._decks.values())).array)))
+        self._module = ray.put(_sendable_module(module, next(iter(self._decks.values())).array))
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
@@ -295,6 +297,12 @@ class _Host:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         return getattr(self._replica, method)(*arguments)
+
+
+def _sendable_module(module: nn.Module, images: NDArray[np.uint8]) -> Packed:
+    """Return what replicas are made from: the classifier made fast, a graph if it can be one, its weights apart."""
+    pixels = first_pixels(images)
+    return pack(as_graph(tune(module, pixels), pixels))
 
 
 def _sendable(v: Tensor) -> Any:
