@@ -53,7 +53,10 @@ def greedy(flag: str) -> nn.Module:
 
 
 class Unmakeable(_Bright):
-    """Brightness that cannot be copied, so that no replica of it can be made."""
+    """Brightness that no other process can open, so that no replica of it can be made."""
 
     def __deepcopy__(self, _memo: object) -> nn.Module:
-        raise RuntimeError("no copies of this")
+        return type(self)()
+
+    def __setstate__(self, _state: object) -> None:
+        raise RuntimeError("not here")

@@ -1,7 +1,6 @@
 """Classifiers as graphs of torch's own layers: a process that opens one need not import what it was built with."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,24 +18,29 @@ def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
         module: In evaluation mode, from ``(n, c, h, w)`` to logits ``(n, k)``; not changed.
         pixels: Two images in [0, 1], on which both are asked, one and two at a time; None: nothing is drawn.
     """
-    graph = copy.copy(module)
-    graph._modules = dict(module._modules)
-    heavy = list(_heavy(module))
-    if pixels is None or not heavy or not all(_drawn(graph, name) for name in heavy):
+    heavy = _outermost_heavy(module)
+    if pixels is None or not heavy:
+        return module
+    graph = copy.deepcopy(module, {id(one): one for one in (*module.parameters(), *module.buffers())})
+    if not all(_draw(graph, name) for name in heavy):
         return module
     with torch.no_grad():
         same = all(torch.equal(graph(pixels[:count]), module(pixels[:count])) for count in (1, 2))
     return graph if same else module
 
 
-def _heavy(module: nn.Module) -> Iterator[str]:
-    return (name for name, part in module.named_children() if type(part).__module__.split(".")[0] in HEAVY)
+def _outermost_heavy(module: nn.Module) -> list[str]:
+    found: list[str] = []
+    for name, part in module.named_modules():  # owners come before what they own
+        if type(part).__module__.split(".")[0] in HEAVY and not any(name.startswith(f"{one}.") for one in found):
+            found.append(name)
+    return found
 
 
-def _drawn(owner: nn.Module, name: str) -> bool:
+def _draw(module: nn.Module, name: str) -> bool:
     """Put the graph of a part into its place; False if there is none."""
     try:
-        setattr(owner, name, fx.symbolic_trace(owner.get_submodule(name)))
+        module.set_submodule(name, fx.symbolic_trace(module.get_submodule(name)))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError):
         return False
     return True

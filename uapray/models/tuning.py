@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uapray.errors import ClassifierError
+
 FUSED_TOLERANCE = 1e-3
 # By name, so that a replica of a model without timm does not import it.
 _CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
@@ -57,7 +59,11 @@ class _Watched:
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
-    return _settle(copy.deepcopy(module).eval().requires_grad_(requires_grad=False))
+    try:
+        copied = copy.deepcopy(module)
+    except Exception as error:  # a foreign class may refuse in any way
+        raise ClassifierError(f"classifier: expected a module that can be copied, got {error}") from error
+    return _settle(copied.eval().requires_grad_(requires_grad=False))
 
 
 def _settle(module: nn.Module) -> nn.Module:

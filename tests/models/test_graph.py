@@ -1,0 +1,75 @@
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_tuning import gradient
+from torch import nn
+
+from uapray.models.graph import as_graph
+from uapray.models.tuning import tune
+from uapray.models.zoo import build
+
+PIXELS = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+def fast(architecture: str, size: int = 64) -> nn.Module:
+    return tune(build(architecture, classes=3, channels=3, size=(size, size), initial_weights="random"), PIXELS[:2])
+
+
+def origins(module: nn.Module) -> set[str]:
+    return {type(part).__module__.split(".")[0] for part in module.modules()}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18",
+        "densenet121",
+        "torchvision:squeezenet1_0",
+        pytest.param("vgg16", marks=pytest.mark.slow),
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_100", marks=pytest.mark.slow),
+        pytest.param("vit_tiny_patch16_224", marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
+def test_a_graph_gives_the_same_bits_and_needs_torch_alone(architecture: str) -> None:
+    module = fast(architecture)
+    graph = as_graph(module, PIXELS[:2])
+    assert origins(graph) == {"uapray", "torch"}
+    assert torch.equal(graph(PIXELS), module(PIXELS))
+    assert torch.equal(gradient(graph, PIXELS), gradient(module, PIXELS))
+
+
+def test_a_part_deeper_down_is_drawn_too() -> None:
+    filtered = nn.Sequential(nn.Identity(), fast("resnet18"))
+    graph = as_graph(filtered, PIXELS[:2])
+    assert "timm" in origins(filtered)
+    assert "timm" not in origins(graph)
+    assert torch.equal(graph(PIXELS), filtered(PIXELS))
+
+
+def test_a_classifier_that_decides_by_its_input_stays_as_it_is() -> None:
+    module = fast("test_vit")
+    assert as_graph(module, PIXELS[:2]) is module
+
+
+def test_a_classifier_without_heavy_parts_stays_as_it_is() -> None:
+    module = fast("tiny-cnn")
+    assert as_graph(module, PIXELS[:2]) is module
+    assert as_graph(fast("resnet18"), None).__class__ is fast("resnet18").__class__
+
+
+def test_who_opens_a_graph_imports_neither_timm_nor_torchvision(tmp_path: Path) -> None:
+    graph = as_graph(fast("resnet18"), PIXELS[:2])
+    file = tmp_path / "graph.pickle"
+    file.write_bytes(pickle.dumps((graph, PIXELS)))
+    words = (
+        "import pickle, sys, pathlib; graph, pixels = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()); "
+        "print(graph(pixels).sum().item(), 'timm' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    came = subprocess.run([sys.executable, "-c", words, file], check=True, capture_output=True, text=True).stdout
+    assert came.split() == [str(graph(PIXELS).sum().item()), "False", "False"]
