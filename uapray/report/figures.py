@@ -292,7 +292,7 @@ KINDS: Mapping[str, Kind] = {
         "What one perturbation does, by classifier and aim",
         partial(_searches, place="classifier", series="aim"),
     ),
-    "controls": Kind("bars", "Perturbations against draws by chance that share something with them", _chance),
+    "controls": Kind("bars", "Perturbations against draws by chance, by what these share", _chance),
     "zeta_sweep": Kind(
         "lines",
         "Fooling rate against the size of the perturbation",
@@ -303,14 +303,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     "source_images": Kind(
         "lines",
-        "Fooling rate against the number of images a perturbation is made from",
+        "Fooling rate against the number of source images",
         partial(_searches, place="source_images", series="classifier", besides=("source",)),
         along="images it is made from",
         logarithmic=True,
     ),
     "natural": Kind(
         "bars",
-        "Perturbations made from the classifier's own kind of images and from others",
+        "Perturbations made from own images and from others",
         partial(_searches, place="classifier", series="source"),
     ),
     "scratch_transfer": Kind(
