@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from uapray.api import search_settings
 from uapray.config import Budget, Search
 from uapray.coordinator import Snapshot
 from uapray.errors import ClassifierError, ConfigError, DataError, UaprayError
+from uapray.filtered import Filtered
 from uapray.models.weights import wrap_module
+from uapray.rendering import parse_rendering
 
 SHAPE = (1, HEIGHT, WIDTH)
 QUICK: dict[str, Any] = {"batch_size": 8, "round_size": 8, "max_epochs": 1}
@@ -116,6 +119,26 @@ def test_a_perturbation_may_be_of_numpy_or_torch() -> None:
     outcomes = [uapray.evaluate(SmallCNN(seed=5), images, kind).outcome.perturbed.tolist() for kind in kinds]
     assert len(set(map(tuple, outcomes))) == 1
     assert outcomes[0] != uapray.evaluate(SmallCNN(seed=5), images, 0 * v).outcome.perturbed.tolist()
+
+
+def test_a_filter_is_attacked_through_and_judged_behind() -> None:
+    images, module = image_set(40, classes=3), SmallCNN()
+    behind = Filtered(module, parse_rendering("bits:2"))
+    one, other = uapray.perturb(module, images, filter="bits:2", **QUICK), uapray.perturb(behind, images, **QUICK)
+    assert torch.equal(one.perturbation, other.perturbation)
+    assert not torch.equal(one.perturbation, uapray.perturb(module, images, **QUICK).perturbation)
+    asked: dict[str, Any] = {"controls": 0, "renderings": ()}
+    judged = uapray.evaluate(module, images, one.perturbation, filter="bits:2", **asked)
+    assert judged.outcome.clean.tolist() == uapray.evaluate(behind, images, one.perturbation).outcome.clean.tolist()
+    bare = uapray.evaluate(module, images, one.perturbation, renderings=("bits:2",), controls=0)
+    assert judged.outcome.perturbed.tolist() == bare.renderings["bits:2"].perturbed.tolist()
+
+
+def test_a_wrong_filter_gets_its_sentence() -> None:
+    images = image_set(20, classes=3)
+    for call in (uapray.perturb, partial(uapray.evaluate, perturbation=torch.zeros(SHAPE))):
+        with pytest.raises(ConfigError, match=r"^filter: expected uint8, bits:4"):
+            call(SmallCNN(), images, filter="blur:3")
 
 
 def test_a_module_and_its_classifier_give_the_same() -> None:

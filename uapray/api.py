@@ -32,6 +32,7 @@ from uapray.coordinator import Measurement, Snapshot
 from uapray.curves import ZETAS, Curve, curve_of, walk_order
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError
+from uapray.filtered import filtered
 from uapray.measures import Outcome, Rate, Visibility
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
@@ -198,6 +199,7 @@ def perturb(
     target: str | int | None = None,
     seed: int = 0,
     weights: Sequence[float] | None = None,
+    filter: str | None = None,  # noqa: A002 (its name in grids and results)
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
@@ -219,6 +221,8 @@ def perturb(
         target: Class to be reached, by name or index; None: any other class.
         seed: Equal seeds give equal bits, on one replica or many.
         weights: Voice of each of several classifiers; None: one each.
+        filter: What images go through before a classifier is asked, e.g. ``jpeg:50``; it is attacked through it. None:
+            nothing.
         pool: ``local``: in this process; ``ray``: on the connected cluster, or on a Ray of its own.
         replicas: How many replicas of each classifier; with ``ray`` only.
         gpus: GPUs of a replica; with ``ray`` only.
@@ -238,7 +242,7 @@ def perturb(
     threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
     search = search_settings(rule, settings)
     where = {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}
-    call = parse(_Call, where | {"precision": precision, "compiled": compiled}, origin="perturb")
+    call = parse(_Call, where | {"precision": precision, "compiled": compiled, "filter": filter}, origin="perturb")
     models = [model] if isinstance(model, Classifier | nn.Module | str) else list(model)
     voices = _voices(models, weights)
     with ExitStack() as opened:
@@ -263,6 +267,7 @@ def evaluate(
     *,
     target: str | int | None = None,
     norm: str = "linf",
+    filter: str | None = None,  # noqa: A002 (as above)
     pool: PoolKind = "local",
     replicas: int = 1,
     gpus: float = 0.0,
@@ -280,6 +285,7 @@ def evaluate(
         perturbation: ``(c, h, w)``, pixel units in [0, 1].
         target: Class whose success is asked for, by name or index.
         norm: In which the control is as large as the perturbation, ``linf`` or ``l2``.
+        filter: As in ``perturb``; of a perturbation made without it, ``renderings`` tell the same.
         pool: As in ``perturb``.
         replicas: As in ``perturb``.
         gpus: As in ``perturb``.
@@ -312,6 +318,7 @@ def evaluate(
             "seed": control_seed,
             "controls": controls,
             "control_images": control_images,
+            "filter": filter,
         },
         origin="evaluate",
     )
@@ -463,6 +470,7 @@ class _Call(Settings):
     seed: Seed
     precision: Precision = "fp32"
     compiled: bool = False
+    filter: str | None = None
 
     @property
     def resources(self) -> Resources:
@@ -471,6 +479,9 @@ class _Call(Settings):
     @property
     def arithmetic(self) -> Arithmetic:
         return Arithmetic(precision=self.precision, compiled=self.compiled)
+
+    def behind_filter(self, classifier: Classifier) -> Classifier:
+        return classifier if self.filter is None else filtered(classifier, parse_rendering(self.filter, "filter"))
 
 
 class _Evaluate(_Call):
@@ -515,7 +526,7 @@ def _arena(model: Model, images: dict[str, ImageSet], call: _Call) -> Iterator[A
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     were_training = [module for module in modules if module.training]
     try:
-        classifier = as_classifier(model, next(iter(images.values())))
+        classifier = call.behind_filter(as_classifier(model, next(iter(images.values()))))
         with ExitStack() as opened:
             if call.resources.kind == "ray":
                 from uapray.on_ray.session import session

@@ -41,6 +41,7 @@ class Defence:
     """A hardened classifier beside what it was before.
 
     Attributes:
+        data: Data set that it was judged on.
         classifier: Its name.
         undefended: Name of what it was before.
         hardened: Method and rounds.
@@ -53,6 +54,7 @@ class Defence:
         attacks: The strongest after the hardening last.
     """
 
+    data: str
     classifier: str
     undefended: str
     hardened: str
@@ -128,6 +130,7 @@ def _defence(row: Row, trials: Sequence[Row]) -> Defence | None:
             if there is not None:
                 attacks.append(Attack(f"{rule}, made on {row['undefended']}", "transferred", own[0], there))
     return Defence(
+        data=row["data"],
         classifier=row["classifier"],
         undefended=row["undefended"],
         hardened=f"{row['method']}:{row['round']}",

@@ -74,7 +74,7 @@ class ClassifierEntry(Settings):
     @field_validator("filters")
     @classmethod
     def _as_written_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one if one == NONE else str(parse_rendering(one)) for one in value))
+        return tuple(dict.fromkeys(one if one == NONE else str(parse_rendering(one, "filter")) for one in value))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -56,10 +56,10 @@ class Group:
 
 @dataclass(slots=True)
 class Floor:
-    """The replicas of all groups that run now; threads share it.
+    """The replicas of all groups that run now, those that harden a classifier included; threads share it.
 
     Attributes:
-        pools: Of the groups that have replicas.
+        pools: Of the groups that have replicas, one each at a time.
         lost: Replicas lost by groups that have ended.
         dealt_again: Requests dealt a second time by groups that have ended.
     """
@@ -117,7 +117,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
     with shelf.taken(group.source, group.splits) as held:
         check()
         try:
-            bare = obtain(run, group.victim, held, group.trials[0].splits, shelf, check)
+            bare = obtain(run, group.victim, held, group.trials[0].splits, shelf, check, floor.entered)
             rendering = group.victim.filter
             classifier = bare if rendering is None else filtered(bare, rendering)
         except (UserError, ClusterError, StoppedError):

@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from uapray.models.disturbance import Ascent, Disturbance
 from uapray.models.scores import Scores
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
+from uapray.pool import ReplicaPool
 from uapray.resources import Held, Resources, open_pool
 from uapray.steps import HardenStep
 from uapray.stoppable import StoppablePool
@@ -64,6 +66,7 @@ def harden_classifier(
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
     on_search: Callable[[float], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
+    counted: Callable[[ReplicaPool], AbstractContextManager[object]] = nullcontext,
 ) -> Round:
     """Make one round; the classifier that it begins with stays as it is.
 
@@ -76,6 +79,7 @@ def harden_classifier(
         on_epoch: Called after each epoch of the training.
         on_search: Called with the share of the round's searches that are done.
         check: Called often; it may raise to end the round.
+        counted: Inside its block the replicas are counted among those of a run.
     """
     settings, names = step.settings, held.images["train"].class_names
     target, decks = class_index(names, settings.target), held.select({"train", *judged})
@@ -87,7 +91,7 @@ def harden_classifier(
         on_search(next(done) / (count + 2))
         return found
 
-    with open_pool(base, decks, resources, check) as pool:
+    with open_pool(base, decks, resources, check) as pool, counted(pool):
         arena = Arena(StoppablePool(pool, check), decks.images)
         with ThreadPoolExecutor(resources.trials_at_once(pool.size)) as threads:
             *made, fresh = threads.map(lambda number: search(arena, number), range(count + 1))
@@ -120,7 +124,7 @@ def harden_classifier(
     )
     classifier = make_classifier(trained.module, card)
     assert trained.perturbations is not None
-    with open_pool(classifier, decks, resources, check) as pool:
+    with open_pool(classifier, decks, resources, check) as pool, counted(pool):
         arena = Arena(StoppablePool(pool, check), decks.images)
         again = search(arena, count)
         after = _outcomes(arena, judged, again.perturbation, target)

@@ -1,6 +1,7 @@
 """How a run comes by a classifier: as given, out of the store, or made now and stored."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -9,12 +10,15 @@ from uapray.harden_step import harden_classifier
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import Scores, classifier_rows
 from uapray.models.weights import check_can_be_saved, load_classifier, load_for, save_classifier_once
+from uapray.pool import ReplicaPool
 from uapray.resources import Held
 from uapray.rows import hardening_row
 from uapray.run import Run
 from uapray.shelf import Shelf
 from uapray.steps import HardenStep, TrainStep, Victim
 from uapray.train_step import initial_classifier, train_classifier
+
+Counted = Callable[[ReplicaPool], AbstractContextManager[object]]
 
 
 def sample_of(images: ImageSet) -> ImageSet:
@@ -44,7 +48,13 @@ def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
 
 
 def obtain(
-    run: Run, victim: Victim, held: Held, judged: Sequence[str], shelf: Shelf, check: Callable[[], None]
+    run: Run,
+    victim: Victim,
+    held: Held,
+    judged: Sequence[str],
+    shelf: Shelf,
+    check: Callable[[], None],
+    counted: Counted = nullcontext,
 ) -> Classifier:
     """Return a classifier without its filter, made and stored now if it does not stand yet.
 
@@ -55,13 +65,14 @@ def obtain(
         judged: Splits on which the rounds of a hardening are judged.
         shelf: Whose groups, that want the same classifier, wait for one another.
         check: Called often; it may raise to end the making.
+        counted: As in `harden_classifier`.
     """
     objects, key = run.results.objects, model_key(victim)
     with shelf.making(victim.bare_key):
         if not objects.exists(key):
             if victim.hardened is not None:
-                base = obtain(run, victim.hardened.base, held, judged, shelf, check)
-                classifier, scores = _harden(run, victim, victim.hardened, base, held, judged, check)
+                base = obtain(run, victim.hardened.base, held, judged, shelf, check, counted)
+                classifier, scores = _harden(run, victim, victim.hardened, base, held, judged, check, counted)
             elif victim.train is not None:
                 classifier, scores = _train(run, victim, victim.train, held, check)
             else:
@@ -93,6 +104,7 @@ def _harden(
     held: Held,
     judged: Sequence[str],
     check: Callable[[], None],
+    counted: Counted,
 ) -> tuple[Classifier, Mapping[str, Scores]]:
     """Make a round of hardening and write its rows, which count once the classifier is kept."""
     made = harden_classifier(
@@ -104,6 +116,7 @@ def _harden(
         on_epoch=lambda report: run.watcher.training(victim, report),
         on_search=lambda share: run.watcher.hardening(victim, share),
         check=check,
+        counted=counted,
     )
     for split in judged:
         row = hardening_row(victim, step, made, split)

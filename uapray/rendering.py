@@ -177,16 +177,20 @@ class Rendering:
         return pixels
 
 
-def parse_rendering(text: str) -> Rendering:
+def parse_rendering(text: str, origin: str = "rendering") -> Rendering:
     """Read a rendering as it is written in grids and on the command line, e.g. ``uint8+jpeg:75``.
+
+    Args:
+        text: As written.
+        origin: What an error begins with.
 
     Raises:
         ConfigError: If it is none.
     """
-    return Rendering(tuple(_step(part, text) for part in text.split("+")))
+    return Rendering(tuple(_step(part, text, origin) for part in text.split("+")))
 
 
-def _step(part: str, text: str) -> Step:
+def _step(part: str, text: str, origin: str) -> Step:
     name, _, value = part.strip().partition(":")
     try:
         if name == "uint8" and not value:
@@ -203,4 +207,4 @@ def _step(part: str, text: str) -> Step:
             return Resize(float(value))
     except ValueError:
         pass
-    raise ConfigError(f"rendering: {EXPECTED}; got {text!r}")
+    raise ConfigError(f"{origin}: {EXPECTED}; got {text!r}")

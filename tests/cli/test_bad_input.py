@@ -329,6 +329,15 @@ def test_renderings_and_controls_that_are_none(
     assert not (tmp_path / "store").exists()
 
 
+def test_filters_that_are_none(tmp_path: Path, refused: Said, grid: Callable[..., Path]) -> None:
+    words = ("--model", "none.safetensors", "--data", "none.parquet", "--filter", "median:2")
+    told = "filter: expected uint8, bits:4 (1 to 7)"
+    assert f"--{told}" in refused("evaluate", tmp_path / "v.npy", *words)
+    assert f"--{told}" in refused("perturb", *words, "--out", tmp_path / "v.safetensors")
+    entry = {"architecture": "tiny-cnn", "filters": ["median:2"]}
+    assert told in refused("grid", "run", grid(classifiers=[entry]), "--store", tmp_path / "store")
+
+
 def test_trials_that_are_not_there(tmp_path: Path, refused: Said) -> None:
     assert "no trial 123456 judged on split test" in refused("compare", "--store", tmp_path, "123456", "654321")
     assert "at least 6 digits" in refused("compare", "--store", tmp_path, "12345", "654321")

@@ -100,6 +100,29 @@ def test_import_show_perturb_evaluate_report(
     assert capsys.readouterr().out.splitlines()[1:] == direct, "another unit and another order of axes"
 
 
+def test_a_filter_is_attacked_through_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors import safe_open
+
+    from uapray.models.card import Card
+    from uapray.models.weights import make_classifier, save_classifier
+    from uapray.models.zoo import build
+
+    model, v = tmp_path / "m.safetensors", tmp_path / "v.safetensors"
+    names = ("CLEAR", "OPACITY", "EFFUSION")
+    card = Card(architecture="tiny-cnn", class_names=names, channels=1, size=(32, 32), initial_weights="random")
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=4)
+    save_classifier(make_classifier(module, card), str(model))
+    words = ["--model", model, "--data", "phantom:chest?images=60&size=32", "--controls", "0", "--filter", "bits:02"]
+    assert run(monkeypatch, "perturb", *words, "--out", v, "--set", "max_epochs=1") == 0
+    assert "behind bits:2" in " ".join(capsys.readouterr().out.split())
+    with safe_open(v, framework="numpy") as kept:
+        assert kept.metadata()["filter"] == "bits:2"
+    assert run(monkeypatch, "evaluate", v, *words) == 0
+    assert "behind bits:2" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("form", ["png", "csv"])
 def test_curve_prints_its_table_and_writes_its_file(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,8 @@
 """Hardening on real replicas and training workers, in a grid and as a verb."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,14 @@ from uapray.data.images import hold_out
 from uapray.defence import defences
 from uapray.experiment import Summary
 from uapray.grid import parse_grid
+from uapray.group import Floor
 from uapray.models.card import Card
 from uapray.models.recipe import recipe_of
 from uapray.models.training import fit
 from uapray.models.weights import make_classifier, save_classifier
 from uapray.models.zoo import build
 from uapray.plan import Plan, plan_grid
+from uapray.pool import ReplicaPool
 from uapray.resources import Resources
 from uapray.store.results import Results, open_results
 
@@ -100,6 +104,25 @@ def test_more_rounds_go_on_where_fewer_ended_with_the_same_bits(model: Path, tmp
     assert rate["white box"].after.value == trials[hard, hard]["fooling_rate"]
     assert rate["transferred"].after is not None
     assert rate["transferred"].after.value == trials[hard, "net"]["fooling_rate"]
+
+
+def test_replicas_of_a_hardening_are_counted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+
+    @contextmanager
+    def entered(floor: Floor, pool: ReplicaPool) -> Iterator[None]:
+        counted.append("entered")
+        with plain(floor, pool):
+            assert pool in floor.pools
+            yield
+        assert pool not in floor.pools
+
+    plain = Floor.entered
+    monkeypatch.setattr(Floor, "entered", entered)
+    plan = planned(model, 1)
+    assert run(model, open_results(str(tmp_path / "store")), 1).failed == 0
+    in_groups = len(list(plan.groups())) + len(list(plan.transfers(frozenset())))
+    assert len(counted) == in_groups + 2, "one pool makes perturbations before the training, one judges after it"
 
 
 def test_the_verb_writes_a_classifier_and_what_it_is_worth(

@@ -87,6 +87,7 @@ class Job:
             default=0.0,
             help="GPUs of a replica and of a training worker; 0.5: two share one",
         )
+        made.add_argument("--figure", metavar="FILE", help="picture of what came out to write: .png, .svg or .pdf")
         made.add_argument("--part", help="run a part of the grid, e.g. 3/8: eight jobs share it")
         made.add_argument(
             "--address",
@@ -95,7 +96,7 @@ class Job:
         return made
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do what is missing and print the tables."""
+        """Do what is missing, print the tables, draw the figure."""
         from uapray.cli.running import run_with_progress
         from uapray.experiment import Summary, standing_rows
         from uapray.on_ray.session import submitted_session
@@ -103,6 +104,8 @@ class Job:
         from uapray.resources import Resources
         from uapray.store.results import open_results
 
+        if arguments.figure is not None:
+            self._check_figure(arguments.figure)
         results = open_results(arguments.store)
         grid, base = self.chosen_grid(arguments)
         plan = plan_grid(grid, base=base).part_named(arguments.part)
@@ -115,6 +118,8 @@ class Job:
         print(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
         if summary.failed:
             self._say(f"why: uapray status --store {arguments.store}")
+        if arguments.figure is not None:
+            self.draw(plan, results, arguments.figure)
         return 1 if summary.failed else 0
 
     def chosen_grid(self, arguments: argparse.Namespace) -> tuple[Grid, str]:
@@ -160,6 +165,26 @@ class Job:
         for one in verdicts(results, grid=plan.grid.name):
             if one.answer != "not enough data":
                 print(f"({one.claim}) {one.says}: {one.answer}")
+
+    def draw(self, plan: "Plan", results: "Results", uri: str) -> None:
+        """Draw what the trials of a plan gave into a file.
+
+        Raises:
+            StoreError: If they gave nothing to draw.
+        """
+        from uapray.objects import write_uri
+        from uapray.report.charts import draw
+        from uapray.report.figures import chart, file_ending
+
+        ending = file_ending(self.name, uri)
+        write_uri(uri, draw(chart(results, self.name, [trial.trial_id for trial in plan.trials]), ending))
+
+    def _check_figure(self, uri: str) -> None:
+        from uapray.objects import check_uri
+        from uapray.report.figures import file_ending
+
+        file_ending(self.name, uri)
+        check_uri(uri)
 
     def _grid(self, *, small: bool) -> Grid:
         return parse_grid(self.small if small else self.full, origin=f"{self.name}: built-in grid")

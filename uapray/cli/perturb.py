@@ -28,6 +28,15 @@ Renderings = Annotated[
         help="Judge as rendered too: uint8, jpeg:75, resize:0.5, or several joined with +. May be repeated.",
     ),
 ]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        help="What images go through before a classifier is asked, attacked through: jpeg:50, median:3, "
+        "bilateral:0.1, bits:3, resize:0.5, or several joined with +.",
+        show_default=False,
+    ),
+]
 Target = Annotated[str | None, typer.Option(help="Class to be reached; default: any other.", show_default=False)]
 
 
@@ -52,6 +61,7 @@ def perturb(
         typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False),
     ] = None,
     target: Target = None,
+    behind: Filter = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bits.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -90,6 +100,8 @@ def perturb(
 
     Made on two, judged on a third: uapray perturb --model a.safetensors --model b.safetensors
     --judge-on c.safetensors --data chest.parquet --out v.safetensors
+
+    Through a filter: uapray perturb --model chest.safetensors --data chest.parquet --filter jpeg:50 --out v.safetensors
     """
     import os
     from contextlib import nullcontext
@@ -107,7 +119,7 @@ def perturb(
         raise ConfigError(f"--out: expected a name ending in .safetensors, got {out}")
     chosen = parsed(settings or [])
     api.search_settings(rule, chosen)
-    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
+    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings), "filter": _filter(behind)}
     objects.check_uri(out)
     black_box = rule in BLACK_BOX
     if black_box and not 0 < attacker_share < 1:
@@ -133,7 +145,17 @@ def perturb(
             progress.show("searching", snapshot.share_done, 1, f"best on validation {snapshot.best_rate:.3f}")
 
         result = api.perturb(
-            made_on, source, rule=rule, seed=seed, weights=weight, watch=watch, **threat, **arithmetic, **pool, **chosen
+            made_on,
+            source,
+            rule=rule,
+            seed=seed,
+            weights=weight,
+            watch=watch,
+            filter=judging["filter"],
+            **threat,
+            **arithmetic,
+            **pool,
+            **chosen,
         )
         evaluations = [
             api.evaluate(
@@ -149,6 +171,7 @@ def perturb(
             for classifier in classifiers
         ]
     header = {"rule": rule, "norm": norm, "xi": str(result.xi), "seed": str(seed), "target": target or ""}
+    header["filter"] = judging["filter"] or ""
     header["made_on"] = " ".join(classifier.sha256 for classifier in made_on)
     objects.write_uri(out, safetensors.torch.save({"perturbation": result.perturbation}, header))
     spent = f"{result.image_gradients} image-gradients, {result.image_queries} image-queries"
@@ -156,6 +179,7 @@ def perturb(
     made += f", {share:g} of the test images, which are not judged" if black_box else ""
     for place, (name, evaluation) in enumerate(zip((*model, *(judge_on or [])), evaluations, strict=True)):
         which = "" if len(evaluations) == 1 else f" of {name}{'' if place < len(model) else ', not made on it'}"
+        which += f" behind {judging['filter']}" if behind else ""
         show_evaluation(evaluation, f"{out}: judged on {judged_on.name}/{split}{which}", f"{made}; {spent}")
 
 
@@ -167,6 +191,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Split it is judged on.")] = "test",
     target: Target = None,
+    behind: Filter = None,
     norm: Annotated[str, typer.Option(help="Norm in which the control is as large: linf or l2.")] = "linf",
     scale: Annotated[
         float,
@@ -181,12 +206,14 @@ def evaluate(
     """Judge any perturbation on any classifier and split, beside controls that are matched to it.
 
     Example: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --rendering jpeg:75
+
+    Behind a filter: uapray evaluate v.safetensors --model other.safetensors --data chest.parquet --filter median:3
     """
     from uapray import api
     from uapray.cli.progress import board
     from uapray.errors import ConfigError
 
-    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings)}
+    judging: dict[str, Any] = {"controls": controls, "renderings": _checked(renderings), "filter": _filter(behind)}
     classifier, (images,) = load(model, data, (split,), size)
     v = _read_perturbation(perturbation, (images.channels, *images.size)) * scale
     if abs(v).max() > 1:
@@ -200,7 +227,8 @@ def evaluate(
             progress.show("controls", share, 1)
 
         evaluation = api.evaluate(classifier, images, v, target=target, norm=norm, watch=watch, **judging)
-    show_evaluation(evaluation, f"{perturbation}: judged on {images.name}/{split}")
+    seen = f" behind {judging['filter']}" if behind else ""
+    show_evaluation(evaluation, f"{perturbation}: judged on {images.name}/{split}{seen}")
 
 
 def _checked(renderings: list[str]) -> list[str]:
@@ -208,6 +236,13 @@ def _checked(renderings: list[str]) -> list[str]:
     from uapray.rendering import parse_rendering
 
     return list(dict.fromkeys(str(parse_rendering(one)) for one in renderings))
+
+
+def _filter(text: str | None) -> str | None:
+    """Return a filter as it is written; refuse a wrong one before any work."""
+    from uapray.rendering import parse_rendering
+
+    return None if text is None else str(parse_rendering(text, "--filter"))
 
 
 def _read_perturbation(uri: str, shape: tuple[int, int, int]) -> Any:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -46,6 +47,11 @@ def stroke(index: int) -> Stroke:
     return Stroke(COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)])
 
 
+def dashed(drawn: Stroke) -> str | tuple[int, list[float]]:
+    """Return a stroke's dashes as matplotlib wants them."""
+    return (0, [float(length) for length in drawn.dashes.split()]) if drawn.dashes else "solid"
+
+
 def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
     """Draw the best rate so far against image-gradients, as an ``<svg>`` element.
 
@@ -66,25 +72,30 @@ def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
 
 
 def _draw(axes: Axes, line: Line, drawn: Stroke, last: int) -> None:
-    dashes = (0, [float(length) for length in drawn.dashes.split()]) if drawn.dashes else "solid"
     # to the end of the longest search: what was found stays found
     at = [*line.image_gradients.tolist(), last]
     median, low, high = ([*rates.tolist(), rates[-1]] for rates in (line.median, line.low, line.high))
     if line.searches > 1:
         axes.fill_between(at, low, high, step="post", color=drawn.colour, alpha=0.15, linewidth=0)
-    axes.step(at, median, where="post", color=drawn.colour, linestyle=dashes, linewidth=1.6)
+    axes.step(at, median, where="post", color=drawn.colour, linestyle=dashed(drawn), linewidth=1.6)
     axes.plot(at[:1], median[:1], "o", color=drawn.colour, markersize=3)
 
 
 def _label(axes: Axes, rate_name: str) -> None:
     axes.set_xlabel("image-gradients spent (images)")
-    axes.set_ylabel(f"{rate_name} (% of images)")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    in_percent(axes, "y", f"{rate_name} (% of images)")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def in_percent(axes: Axes, which: Literal["x", "y"], name: str, most: float = 1.0) -> None:
+    """Let an axis show shares from 0 to ``most`` as per cent, with a faint grid behind."""
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[which]
+    axis.set_label_text(name)
+    axis.set_view_interval(0, 1.02 * most, ignore=True)
+    axis.set_major_locator(MaxNLocator(5, steps=[2, 2.5, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

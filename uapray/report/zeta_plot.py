@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from uapray.curves import Curve
-from uapray.report.plots import FAINT, STYLE, Stroke, inline, stroke
+from uapray.report.plots import FAINT, STYLE, Stroke, dashed, in_percent, inline, stroke
 
 
 def zeta_png(curve: Curve, title: str) -> bytes:
@@ -56,8 +55,7 @@ def zeta_svg(curves: Sequence[tuple[Sequence[float], Sequence[float], float | No
 
 def draw_curve(axes: Axes, zetas: Sequence[float], rates: Sequence[float], zeta50: float | None, drawn: Stroke) -> None:
     """Draw the rates from (0, 0) on, and a mark where half is fooled."""
-    dashes = (0, [float(length) for length in drawn.dashes.split()]) if drawn.dashes else "solid"
-    axes.plot([0, *zetas], [0, *rates], color=drawn.colour, linestyle=dashes, linewidth=1.6)
+    axes.plot([0, *zetas], [0, *rates], color=drawn.colour, linestyle=dashed(drawn), linewidth=1.6)
     axes.plot(zetas, rates, "o", color=drawn.colour, markersize=3)
     if zeta50 is not None:
         axes.plot([zeta50, zeta50], [0, 0.5], color=drawn.colour, linewidth=1, linestyle=(0, (1, 1)))
@@ -68,11 +66,5 @@ def label(axes: Axes) -> None:
     """Name the axes and mark one half."""
     axes.axhline(0.5, color=FAINT, linewidth=1.4)
     axes.set_xlabel("zeta (share of the mean norm of the source images)")
-    axes.set_ylabel("fooled (% of images)")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    in_percent(axes, "y", "fooled (% of images)")
