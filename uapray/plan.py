@@ -151,15 +151,18 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
         for victim in named:
             victims.setdefault(victim.key, victim)
             threats_of = {
-                (norm, target): [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
-                for norm, target in product(grid.norms, targets)
+                (norm, xi_from, target): [
+                    Threat(norm=norm, zeta=zeta, xi_from=xi_from, target=target) for zeta in dict.fromkeys(grid.zetas)
+                ]
+                for norm, xi_from, target in product(grid.norms, grid.xi_from, targets)
             }
-            for norm, target, search, made_from, seed in product(
-                grid.norms, targets, grid.searches(), makings, grid.seeds
+            for norm, xi_from, target, search, made_from, seed in product(
+                grid.norms, grid.xi_from, targets, grid.searches(), makings, grid.seeds
             ):
-                where = MadeFrom() if search.rule == "random" else made_from  # drawn from nothing
+                from_nothing = search.rule == "random" and xi_from != "source-images"
+                where = MadeFrom() if from_nothing else made_from
                 _check_making(source, where)
-                threats = threats_of[norm, target]
+                threats = threats_of[norm, xi_from, target]
                 apart = [
                     TrialStep(victims[victim.key], source, threat, search, seed, made_from=where, **judging)
                     for threat in threats

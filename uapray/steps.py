@@ -10,7 +10,7 @@ from typing import Any
 
 from uapray import objects
 from uapray.clinical import Roles
-from uapray.config import BLACK_BOX, FP32, Arithmetic, Norm, Search, Threat
+from uapray.config import BLACK_BOX, FP32, USUAL_XI_FROM, Arithmetic, Norm, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.data.dataset import ATTACKER, DataSet, with_attacker, with_source
 from uapray.data.images import ImageSet
@@ -253,7 +253,10 @@ class TrialStep:
 
     @property
     def measured_on(self) -> str:
-        """Split whose mean norm makes zeta a radius: that it is made on, but never images of another kind or number."""
+        """Split whose mean norm makes zeta a radius: that it is made on, but never images of another kind or number.
+
+        Unless the threat asks for the images that it is made from (``Threat.xi_from``).
+        """
         return self.made_on if self.made_from.identity() is None else "train"
 
     @property
@@ -365,7 +368,8 @@ def _image_gradients(search: Search, images: int, classes: int, *, targeted: boo
 
 @lru_cache
 def _plain(threat: Threat) -> CanonicalJson:
-    return canonical_json(threat.model_dump(mode="json"))
+    usual = {"xi_from"} if threat.xi_from == USUAL_XI_FROM else None
+    return canonical_json(threat.model_dump(mode="json", exclude=usual))
 
 
 @lru_cache

@@ -44,7 +44,7 @@ class Arena:
     images: Mapping[str, ImageSet]
     weight: float = 1.0
     _clean: dict[tuple[str, Rendering | None], NDArray[np.float32]] = field(default_factory=dict)
-    _norms: dict[tuple[str, str], float] = field(default_factory=dict)
+    _norms: dict[tuple[str, str, int | None], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def clean(self, split: str, rendering: Rendering | None = None) -> NDArray[np.int64]:
@@ -61,17 +61,27 @@ class Arena:
                 self._clean[split, rendering] = self.pool.logits(None, batches, rendering)
             return self._clean[split, rendering]
 
-    def mean_norm(self, split: str, norm: str) -> float:
-        """Return the mean norm of a split's images, pixel units; computed once, without copying them all."""
-        images = self.images[split].images
+    def mean_norm(
+        self, split: str, norm: str, *, channels: int | None = None, rows: NDArray[np.int64] | None = None
+    ) -> float:
+        """Return the mean norm of a split's images, pixel units; that of all is computed once.
+
+        Args:
+            split: Name of the split.
+            norm: ``l2`` or ``linf``.
+            channels: The first so many alone; None: all.
+            rows: Of the images that count, int64 ``(n,)``; None: all.
+        """
+        images = self.images[split].images[..., :channels]
         if not len(images):
             raise DataError(f"{split}: expected images, got none")
+        if rows is not None:
+            return _mean_norm(images, rows, order(norm))
+        key = split, norm, channels
         with self._lock:
-            if (split, norm) not in self._norms:
-                parts = (torch.tensor(images[row : row + 256]) for row in range(0, len(images), 256))
-                sums = [len(part) * mean_norm(part, p=order(norm)) for part in parts]
-                self._norms[split, norm] = sum(sums) / len(images)
-            return self._norms[split, norm]
+            if key not in self._norms:
+                self._norms[key] = _mean_norm(images, np.arange(len(images)), order(norm))
+            return self._norms[key]
 
     def deck(self, split: str, rows: NDArray[np.int64]) -> Deck:
         """Return some images of a split with their clean predictions."""
@@ -140,12 +150,26 @@ def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
     return class_names.index(name)
 
 
-def radius(arena: Arena, source: str, threat: Threat) -> float:
-    """Return xi: as given, or zeta times the mean norm of the images (Hirano et al. 2021, but whole images)."""
+def radius(arena: Arena, split: str, threat: Threat, rows: NDArray[np.int64] | None = None) -> float:
+    """Return xi in pixel units: as given, or zeta times the mean norm of images (Hirano et al. 2021).
+
+    Args:
+        arena: Where the images are.
+        split: Whose images; ``Threat.xi_from`` says which of their channels.
+        threat: Norm and size.
+        rows: Of the images that count, int64 ``(n,)``; None: all.
+    """
     if threat.xi is not None:
         return threat.xi
     assert threat.zeta is not None
-    return threat.zeta * arena.mean_norm(source, threat.norm)
+    channels = 1 if threat.xi_from == "first-channel" else None
+    return threat.zeta * arena.mean_norm(split, threat.norm, channels=channels, rows=rows)
+
+
+def _mean_norm(images: NDArray[np.uint8], rows: NDArray[np.int64], p: float) -> float:
+    """Return the mean norm of some images, without copying them all at once."""
+    parts = (torch.from_numpy(images[rows[start : start + 256]]) for start in range(0, len(rows), 256))
+    return sum(len(part) * mean_norm(part, p=p) for part in parts) / len(rows)
 
 
 def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[Rule, float]:
@@ -211,7 +235,8 @@ def find(
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
         images: How many of its images, in an order drawn from the seed, so that fewer are among more; None: all.
-        measured_on: Split whose mean norm makes zeta a radius; None: ``source``.
+        measured_on: Split whose mean norm makes zeta a radius, unless the threat asks for the images that it is made
+            from; None: ``source``.
         others: Further classifiers that it is made on at the same time, with the same images.
         begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
             (``Search.refinement``). None: the search begins anew.
@@ -227,13 +252,17 @@ def find(
         raise DataError(f"{source}: expected images, got none")
     if begin_at is not None:
         settings = settings.refinement()
-    p, xi = order(threat.norm), radius(arena, measured_on or source, threat)
+    rows = chosen_images(len(known), images, seed)
+    if threat.xi_from == "source-images":
+        xi = radius(arena, source, threat, None if images is None else rows)
+    else:
+        xi = radius(arena, measured_on or source, threat)
+    p = order(threat.norm)
     height, width = known.size
     shape = (known.channels, height, width)
     if settings.rule == "random":
         return Found(random_perturbation(shape, p=p, xi=xi, seed=seed), xi, None, (), 0, 0, 0)
 
-    rows = chosen_images(len(known), images, seed)
     share = min(settings.validation_share, settings.max_validation_images / len(rows))
     held = held_out(known.labels[rows], [known.groups[row] for row in rows], share, seed)
     parts = rows[~held], rows[held]
