@@ -12,6 +12,7 @@ from victims import HEIGHT, WIDTH, SmallCNN, arena_of, image_set
 
 from uapray.attack.projection import length
 from uapray.config import Search, Threat, parse
+from uapray.data.images import chosen_images
 from uapray.errors import ConfigError
 from uapray.experiment import find_missing, run_missing
 from uapray.grid import parse_grid
@@ -21,7 +22,7 @@ from uapray.report.rates import rates
 from uapray.resources import Resources
 from uapray.run import Run
 from uapray.store.results import open_results
-from uapray.trial import chosen_images, find, radius
+from uapray.trial import find, radius
 from uapray.verdict import verdicts
 
 ZETA = 0.04
@@ -53,11 +54,11 @@ def test_source_images_are_those_that_were_drawn(rule: str) -> None:
     arena, _ = arena_of(SmallCNN(3), coloured())
     search = Search(rule=rule, batch_size=2, round_size=2)
     for seed in range(3):
-        found = find(arena, Threat(zeta=ZETA, xi_from="source-images"), search, seed=seed, images=2)
         drawn = chosen_images(len(COLOURS), 2, seed)
+        found = find(arena, Threat(zeta=ZETA, xi_from="source-images"), search, seed=seed, rows=drawn)
         assert found.xi == pytest.approx(ZETA * np.mean(COLOURS[drawn].max(axis=1)) / 255, rel=1e-12)
         assert length(found.perturbation, p=math.inf) <= found.xi * (1 + 1e-6)
-        usual = find(arena, Threat(zeta=ZETA), search, seed=seed, images=2)
+        usual = find(arena, Threat(zeta=ZETA), search, seed=seed, rows=drawn)
         assert usual.xi == pytest.approx(ZETA * np.mean([120, 120, 250, 80]) / 255, rel=1e-12)
 
 
