@@ -21,7 +21,8 @@ from uapray.store.results import Results, open_results
 NATURAL = {"uri": "phantom:chest?images=120&size=32&seed=5", "name": "natural"}
 KNOWN = len(open_data(str(NATURAL["uri"])).rows("train"))
 SEEDS = (0, 3)
-QUICK = {"max_epochs": 1}
+SPGD = {"rule": "spgd", "budget": {"max_epochs": 1}}
+HILL_CLIMB = {"rule": "hill-climb", "frequencies": 3, "race_images": 4, "budget": {"max_epochs": 20}}
 
 
 def plan(*sources: dict[str, Any], **changes: Any) -> Plan:
@@ -30,7 +31,7 @@ def plan(*sources: dict[str, Any], **changes: Any) -> Plan:
         "data": [{"uri": "phantom:chest?images=60&size=32&seed=1"}],
         "classifiers": [{"weights": "foreign_victims:bright", "name": "bright"}],
         "sources": list(sources),
-        "rules": [{"rule": "spgd", "budget": QUICK}, {"rule": "hill-climb", "frequencies": 2, "budget": QUICK}],
+        "rules": [SPGD, HILL_CLIMB],
         "seeds": list(SEEDS),
         **changes,
     }
