@@ -26,7 +26,7 @@ def complaint(kind: type[Settings], values: dict[str, Any]) -> str:
         (Search, {"bach_size": 8}, "unknown key 'bach_size'; did you mean 'batch_size'?"),
         (Search, {"budget": {"max_epoch": 3}}, "unknown key 'budget.max_epoch'; did you mean 'max_epochs'?"),
         (Threat, {"zetta": 0.04}, "unknown key 'zetta'; did you mean 'zeta'?"),
-        (Threat, {"colour": 1}, "unknown key 'colour'; known: norm, target, xi, zeta"),
+        (Threat, {"colour": 1}, "unknown key 'colour'; known: norm, target, xi, xi_from, zeta"),
         (Threat, {"norm": "l1", "xi": 1}, "norm: unknown 'l1'; known: l2, linf"),
         (Threat, {"zeta": 4}, "zeta: Input should be less than or equal to 1, got 4"),
         (Threat, {"xi": 0}, "xi: Input should be greater than 0, got 0"),

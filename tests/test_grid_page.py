@@ -40,6 +40,7 @@ def test_the_example_is_a_grid() -> None:
     for name in (
         "norms",
         "zetas",
+        "xi_from",
         "curve",
         "seeds",
         "precision",

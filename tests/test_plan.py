@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from uapray.clinical import Roles
-from uapray.data.dataset import DataSet
+from uapray.data.dataset import DataSet, dataset_of
 from uapray.errors import ConfigError, NotFoundError, UserError
 from uapray.grid import parse_grid
 from uapray.plan import Plan, chains, plan_grid, resolve
@@ -27,11 +27,12 @@ def data_set(uri: str, *, train: int = 30, test: int = 10, classes: Sequence[str
             "id": [f"image {i}" for i in range(count)],
             "image": [b"not a picture %d" % i for i in range(count)],
             "label": [i % len(classes) for i in range(count)],
+            "label_name": [classes[i % len(classes)] for i in range(count)],
             "split": ["train"] * train + ["test"] * test,
             "group": [f"patient {i // 2}" for i in range(count)],
         }
     )
-    return DataSet(Path(uri).stem, uri, table, tuple(classes))
+    return dataset_of(Path(uri).stem, uri, table, tuple(classes))
 
 
 def plan(base: str = "", **changes: Any) -> Plan:

@@ -28,9 +28,9 @@ from uapray.attack.projection import length
 from uapray.config import Budget, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
-from uapray.data.images import held_out
+from uapray.data.images import chosen_images, held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
-from uapray.trial import Found, chosen_images, class_index, find, judge, norms, radius, rule_of
+from uapray.trial import Found, class_index, find, judge, norms, radius, rule_of
 
 RULES = ("spgd", "sga")
 

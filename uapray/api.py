@@ -17,6 +17,7 @@ from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
 from uapray.config import (
     DEFAULT_RULE,
+    USUAL_XI_FROM,
     Arithmetic,
     Budget,
     Precision,
@@ -196,6 +197,7 @@ def perturb(
     norm: str = "linf",
     zeta: float | None = None,
     xi: float | None = None,
+    xi_from: str = USUAL_XI_FROM,
     target: str | int | None = None,
     seed: int = 0,
     weights: Sequence[float] | None = None,
@@ -218,6 +220,8 @@ def perturb(
         norm: ``linf`` or ``l2``.
         zeta: Radius as a share of the mean norm of the images; 0.04 if neither it nor ``xi`` is given.
         xi: Radius in pixel units instead.
+        xi_from: Which norm zeta is a share of: that of ``whole-images``, or of their ``first-channel`` alone (Hirano et
+            al. 2021, code); ``source-images`` are here the images.
         target: Class to be reached, by name or index; None: any other class.
         seed: Equal seeds give equal bits, on one replica or many.
         weights: Voice of each of several classifiers; None: one each.
@@ -239,7 +243,8 @@ def perturb(
     zeta = 0.04 if zeta is None and xi is None else zeta
     index = target_index(images, target)
     name = None if index is None else images.class_names[index]
-    threat = parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi": xi}, origin="perturb")
+    radius = {"zeta": zeta, "xi": xi, "xi_from": xi_from}
+    threat = parse(Threat, {"norm": norm, "target": name, **radius}, origin="perturb")
     search = search_settings(rule, settings)
     where = {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}
     call = parse(_Call, where | {"precision": precision, "compiled": compiled, "filter": filter}, origin="perturb")
@@ -356,6 +361,7 @@ def zeta_curve(
     test_images: ImageSet,
     *,
     zetas: Sequence[float] = ZETAS,
+    xi_from: str = USUAL_XI_FROM,
     rule: str = DEFAULT_RULE,
     norm: str = "linf",
     target: str | int | None = None,
@@ -378,6 +384,7 @@ def zeta_curve(
         source_images: As in ``perturb``.
         test_images: Held-out images, for an honest figure.
         zetas: Radii as shares of the mean norm of the source images, at least two.
+        xi_from: As in ``perturb``.
         rule: As in ``perturb``.
         norm: As in ``perturb``.
         target: As in ``perturb``; then images brought to the target are counted.
@@ -399,7 +406,8 @@ def zeta_curve(
     name = None if index is None else source_images.class_names[index]
     rising = checked_zetas(zetas)
     threats = {
-        zeta: parse(Threat, {"norm": norm, "target": name, "zeta": zeta}, origin="zeta_curve") for zeta in rising
+        zeta: parse(Threat, {"norm": norm, "target": name, "zeta": zeta, "xi_from": xi_from}, origin="zeta_curve")
+        for zeta in rising
     }
     search = search_settings(rule, settings)
     where = {"pool": pool, "replicas": replicas, "gpus": gpus, "seed": seed}

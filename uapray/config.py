@@ -32,6 +32,8 @@ LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
 Placed = Literal["surface", "ball"]
+XiFrom = Literal["whole-images", "first-channel", "source-images"]
+USUAL_XI_FROM: XiFrom = "whole-images"
 Precision = Literal["fp32", "tf32", "bf16"]
 SEQUENTIAL = frozenset({"uap-fgsm", "uap-deepfool"})
 BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
@@ -271,18 +273,24 @@ class Threat(Settings):
         norm: ``linf`` or ``l2``.
         zeta: Radius as a share of the mean norm of the source images (0.04 is 4 %).
         xi: Radius in pixel units instead of ``zeta``.
+        xi_from: Whose mean norm makes ``zeta`` a radius. ``whole-images``: the train images of the judged data set, all
+            channels (Minagi et al. 2022). ``first-channel``: the same images, channel 0 alone (Hirano et al. 2021,
+            code). ``source-images``: those that the perturbation is made from, all channels (Koga & Takemoto 2022).
         target: Class name to be reached; None: any other class (nontargeted).
     """
 
     norm: Norm = "linf"
     zeta: float | None = Field(None, gt=0, le=1)
     xi: float | None = Field(None, gt=0)
+    xi_from: XiFrom = USUAL_XI_FROM
     target: str | None = None
 
     @model_validator(mode="after")
     def _one_radius(self) -> Self:
         if (self.zeta is None) == (self.xi is None):
             raise ValueError("expected either zeta or xi, got both or neither")
+        if self.xi is not None and self.xi_from != USUAL_XI_FROM:
+            raise ValueError(f"xi_from: expected with zeta only, got {self.xi_from} beside xi; leave one of them out")
         return self
 
 

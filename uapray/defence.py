@@ -104,6 +104,7 @@ def defences(results: Results, *, grid: str | None = None) -> tuple[Defence, ...
     if not rounds:
         return ()
     sql = f"""SELECT * FROM ({each_trial(grid)}) WHERE fooling_rate IS NOT NULL AND filter IS NULL
+    AND setting.xi_from IS NULL
     AND classifier_sha256 IN (SELECT classifier_sha256 FROM hardening UNION SELECT undefended_sha256 FROM hardening)
     ORDER BY rule, seed"""
     trials = query(results, sql).to_pylist()

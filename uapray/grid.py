@@ -6,7 +6,20 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from uapray.config import ATTACKER_SHARE, BLACK_BOX, Arithmetic, Budget, Norm, Precision, Search, Seed, Settings, parse
+from uapray.config import (
+    ATTACKER_SHARE,
+    BLACK_BOX,
+    USUAL_XI_FROM,
+    Arithmetic,
+    Budget,
+    Norm,
+    Precision,
+    Search,
+    Seed,
+    Settings,
+    XiFrom,
+    parse,
+)
 from uapray.errors import ConfigError
 from uapray.models.hardening import Hardening
 from uapray.models.recipe import RECIPES, Recipe, recipe_of
@@ -108,7 +121,8 @@ class Grid(Settings):
         classifiers: Classifiers.
         sources: What perturbations are made from.
         norms: ``linf``, ``l2``.
-        zetas: Radii as shares of the mean norm of the source images.
+        zetas: Radii as shares of a mean norm.
+        xi_from: Whose: ``whole-images``, or as some papers have it (``Threat``).
         curve: Whether the zetas of each classifier, norm, target, rule and seed are one curve, in which each search
             continues from the one before and ``zeta50`` is read off at the end; at least two zetas.
         targets: ``nontargeted``, class names, or ``all`` for each class in turn.
@@ -134,6 +148,7 @@ class Grid(Settings):
     sources: tuple[SourceEntry, ...] = Field((SourceEntry(),), min_length=1)
     norms: tuple[Norm, ...] = Field(("linf",), min_length=1)
     zetas: tuple[float, ...] = Field((0.04,), min_length=1)
+    xi_from: tuple[XiFrom, ...] = Field((USUAL_XI_FROM,), min_length=1)
     curve: bool = False
     targets: tuple[str, ...] = Field((NONTARGETED,), min_length=1)
     rules: tuple[Search, ...] = Field((Search(),), min_length=1)

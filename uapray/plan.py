@@ -4,21 +4,24 @@ import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
+
+import numpy as np
 
 from uapray.clinical import Roles
 from uapray.config import Threat
 from uapray.curves import walk_order
 from uapray.data.dataset import DataSet, open_data
+from uapray.data.images import chosen_images
 from uapray.errors import ConfigError
 from uapray.grid import ALL_CLASSES, NONE, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
 from uapray.models import foreign
 from uapray.models.hardening import Hardening
 from uapray.models.zoo import canonical
 from uapray.rendering import parse_rendering
-from uapray.steps import HardenStep, MadeFrom, Source, TrainStep, TrialStep, Victim
+from uapray.steps import Foreign, HardenStep, MadeFrom, Source, TrainStep, TrialStep, Victim
 from uapray.trial import class_index
 
 
@@ -125,11 +128,7 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
     Raises:
         ConfigError: If a target is not a class, a split has no images, or two things have one name.
     """
-    foreign = {
-        _source_name(entry): (opened(resolve(entry.uri, base)), entry.split or "train")
-        for entry in grid.sources
-        if entry.uri is not None
-    }
+    foreign = _foreign(grid, base, cache(opened))
     sources = [replace(_source(entry, grid.attackers, base, opened), foreign=foreign) for entry in grid.data]
     makings = [_made_from(entry, foreign) for entry in grid.sources]
     _check_names("sources", [(str((one.name or one.split, one.images)), str(one.content)) for one in makings])
@@ -151,15 +150,18 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
         for victim in named:
             victims.setdefault(victim.key, victim)
             threats_of = {
-                (norm, target): [Threat(norm=norm, zeta=zeta, target=target) for zeta in dict.fromkeys(grid.zetas)]
-                for norm, target in product(grid.norms, targets)
+                (norm, xi_from, target): [
+                    Threat(norm=norm, zeta=zeta, xi_from=xi_from, target=target) for zeta in dict.fromkeys(grid.zetas)
+                ]
+                for norm, xi_from, target in product(grid.norms, grid.xi_from, targets)
             }
-            for norm, target, search, made_from, seed in product(
-                grid.norms, targets, grid.searches(), makings, grid.seeds
+            for norm, xi_from, target, search, made_from, seed in product(
+                grid.norms, grid.xi_from, targets, grid.searches(), makings, grid.seeds
             ):
-                where = MadeFrom() if search.rule == "random" else made_from  # drawn from nothing
+                from_nothing = search.rule == "random" and xi_from != "source-images"
+                where = MadeFrom() if from_nothing else made_from
                 _check_making(source, where)
-                threats = threats_of[norm, target]
+                threats = threats_of[norm, xi_from, target]
                 apart = [
                     TrialStep(victims[victim.key], source, threat, search, seed, made_from=where, **judging)
                     for threat in threats
@@ -209,12 +211,30 @@ def _source_name(entry: SourceEntry) -> str:
     return f"{entry.name or _stem(entry.uri)}/{entry.split or 'train'}"
 
 
-def _made_from(entry: SourceEntry, foreign: Mapping[str, tuple[DataSet, str]]) -> MadeFrom:
+def _foreign(grid: Grid, base: str, opened: Callable[[str], DataSet]) -> dict[str, Foreign]:
+    """Return the images of other data sets by the name of their split, all that some seed of the grid chooses."""
+    entries: dict[str, list[SourceEntry]] = {}
+    for entry in grid.sources:
+        if entry.uri is not None:
+            entries.setdefault(_source_name(entry), []).append(entry)
+    found = {}
+    for name, mine in entries.items():
+        uris = list(dict.fromkeys(resolve(entry.uri or "", base) for entry in mine))
+        _check_names("sources", [(name, uri) for uri in uris])
+        whole = Foreign(opened(uris[0]), mine[0].split or "train")
+        sizes = [whole.known if entry.images is None else min(entry.images, whole.known) for entry in mine]
+        if max(sizes) < whole.known and name not in grid.splits:
+            chosen = [chosen_images(whole.known, max(sizes), seed) for seed in grid.seeds]  # fewer are among them
+            whole = replace(whole, chosen=np.unique(np.concatenate(chosen)))
+        found[name] = whole
+    return found
+
+
+def _made_from(entry: SourceEntry, foreign: Mapping[str, Foreign]) -> MadeFrom:
     if entry.uri is None:
         return MadeFrom(entry.split, entry.images, entry.name)
     name = _source_name(entry)
-    data, split = foreign[name]
-    return MadeFrom(name, entry.images, name, (data.sha256, split))
+    return MadeFrom(name, entry.images, name, (foreign[name].data.sha256, foreign[name].split))
 
 
 def _check_making(source: Source, made_from: MadeFrom) -> None:

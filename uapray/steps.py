@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uapray import objects
 from uapray.clinical import Roles
-from uapray.config import BLACK_BOX, FP32, Arithmetic, Norm, Search, Threat
+from uapray.config import BLACK_BOX, FP32, USUAL_XI_FROM, Arithmetic, Norm, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.data.dataset import ATTACKER, DataSet, with_attacker, with_source
-from uapray.data.images import ImageSet
+from uapray.data.images import ImageSet, chosen_images
 from uapray.models import foreign
 from uapray.models.hardening import Hardening
 from uapray.models.recipe import Recipe
@@ -22,6 +25,26 @@ from uapray.pace import pace_of
 from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering
 from uapray.rounds import how_many_starts
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """Images of another data set than the judged one.
+
+    Attributes:
+        data: The opened file.
+        split: Of it.
+        chosen: Which images of the split somebody makes a perturbation from, rising, int64 ``(n,)``; None: all.
+    """
+
+    data: DataSet
+    split: str
+    chosen: NDArray[np.int64] | None = None
+
+    @cached_property
+    def known(self) -> int:
+        """How many images the split has, those that nobody chose among them."""
+        return len(self.data.rows(self.split))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +57,7 @@ class Source:
         size: Height and width in pixels; None: as stored.
         attacker_share: Share of the test images that are the split ``attacker``.
         roles: What its classes mean to a clinician; no part of the key.
-        foreign: Other data sets that perturbations are made from, and the split of each, by the name that it has here.
+        foreign: Images of other data sets that perturbations are made from, by the name of the split they are in here.
     """
 
     name: str
@@ -42,7 +65,7 @@ class Source:
     size: tuple[int, int] | None
     attacker_share: float = 0.0
     roles: Roles = field(default_factory=Roles)
-    foreign: Mapping[str, tuple[DataSet, str]] = field(default_factory=dict)
+    foreign: Mapping[str, Foreign] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -54,8 +77,8 @@ class Source:
     def dealt(self) -> DataSet:
         """The data set, with the attacker's split if he has one, and the splits that come from others."""
         dealt = with_attacker(self.data, self.attacker_share) if self.attacker_share else self.data
-        for name, (other, split) in self.foreign.items():
-            dealt = with_source(dealt, name, other, split)
+        for name, one in self.foreign.items():
+            dealt = with_source(dealt, name, one.data, one.split, one.chosen)
         return dealt
 
     def images(self, split: str) -> ImageSet:
@@ -64,8 +87,9 @@ class Source:
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """How many images each split has, without decoding."""
-        return Counter(self.dealt.table["split"].to_pylist())
+        """How many images each split has, those that nobody chose among them, without decoding."""
+        known = Counter(self.dealt.table["split"].to_pylist())
+        return known | Counter({name: one.known for name, one in self.foreign.items()})
 
 
 @dataclass(frozen=True)
@@ -253,8 +277,20 @@ class TrialStep:
 
     @property
     def measured_on(self) -> str:
-        """Split whose mean norm makes zeta a radius: that it is made on, but never images of another kind or number."""
+        """Split whose mean norm makes zeta a radius: that it is made on, but never images of another kind or number.
+
+        Unless the threat asks for the images that it is made from (``Threat.xi_from``).
+        """
         return self.made_on if self.made_from.identity() is None else "train"
+
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """Which of the decoded images of that split it is made from, rising, int64 ``(n,)``; None: all."""
+        if self.made_from.images is None:
+            return None
+        chosen = chosen_images(self.source.counts[self.made_on], self.made_from.images, self.seed)
+        foreign = self.source.foreign.get(self.made_on)
+        return chosen if foreign is None or foreign.chosen is None else np.searchsorted(foreign.chosen, chosen)
 
     @property
     def source_name(self) -> str:
@@ -365,7 +401,8 @@ def _image_gradients(search: Search, images: int, classes: int, *, targeted: boo
 
 @lru_cache
 def _plain(threat: Threat) -> CanonicalJson:
-    return canonical_json(threat.model_dump(mode="json"))
+    usual = {"xi_from"} if threat.xi_from == USUAL_XI_FROM else None
+    return canonical_json(threat.model_dump(mode="json", exclude=usual))
 
 
 @lru_cache

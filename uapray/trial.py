@@ -43,39 +43,61 @@ class Arena:
     pool: ReplicaPool
     images: Mapping[str, ImageSet]
     weight: float = 1.0
-    _clean: dict[tuple[str, Rendering | None], NDArray[np.float32]] = field(default_factory=dict)
-    _norms: dict[tuple[str, str], float] = field(default_factory=dict)
+    _clean: dict[tuple[str, Rendering | None, bytes | None], NDArray[np.float32]] = field(default_factory=dict)
+    _norms: dict[tuple[str, str, int | None], float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
-    def clean(self, split: str, rendering: Rendering | None = None) -> NDArray[np.int64]:
-        """Return the classes predicted for the clean images, rendered or as they are."""
-        return predicted(self.clean_logits(split, rendering))
+    def clean(
+        self, split: str, rendering: Rendering | None = None, among: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Return the classes predicted for the clean images, rendered or as they are; as ``clean_logits``."""
+        return predicted(self.clean_logits(split, rendering, among))
 
-    def clean_logits(self, split: str, rendering: Rendering | None = None) -> NDArray[np.float32]:
-        """Return the logits ``(n, k)`` of the clean images, rendered or as they are; the replicas are asked once."""
+    def clean_logits(
+        self, split: str, rendering: Rendering | None = None, among: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the logits ``(n, k)`` of the clean images, rendered or as they are; the replicas are asked once.
+
+        Args:
+            split: Name of the split.
+            rendering: What the images go through before.
+            among: Of these alone, int64 ``(n,)``; last bits depend on the company, so no others may come along.
+        """
         if not len(self.images[split]):
             raise DataError(f"{split}: expected images, got none")
+        key = split, rendering, None if among is None else among.tobytes()
         with self._lock:
-            if (split, rendering) not in self._clean:
-                batches = in_turn(split, np.arange(len(self.images[split])))
-                self._clean[split, rendering] = self.pool.logits(None, batches, rendering)
-            return self._clean[split, rendering]
+            if key not in self._clean:
+                rows = np.arange(len(self.images[split])) if among is None else among
+                self._clean[key] = self.pool.logits(None, in_turn(split, rows), rendering)
+            return self._clean[key]
 
-    def mean_norm(self, split: str, norm: str) -> float:
-        """Return the mean norm of a split's images, pixel units; computed once, without copying them all."""
-        images = self.images[split].images
+    def mean_norm(
+        self, split: str, norm: str, *, channels: int | None = None, rows: NDArray[np.int64] | None = None
+    ) -> float:
+        """Return the mean norm of a split's images, pixel units; that of all is computed once.
+
+        Args:
+            split: Name of the split.
+            norm: ``l2`` or ``linf``.
+            channels: The first so many alone; None: all.
+            rows: Of the images that count, int64 ``(n,)``; None: all.
+        """
+        images = self.images[split].images[..., :channels]
         if not len(images):
             raise DataError(f"{split}: expected images, got none")
+        if rows is not None:
+            return _mean_norm(images, rows, order(norm))
+        key = split, norm, channels
         with self._lock:
-            if (split, norm) not in self._norms:
-                parts = (torch.tensor(images[row : row + 256]) for row in range(0, len(images), 256))
-                sums = [len(part) * mean_norm(part, p=order(norm)) for part in parts]
-                self._norms[split, norm] = sum(sums) / len(images)
-            return self._norms[split, norm]
+            if key not in self._norms:
+                self._norms[key] = _mean_norm(images, np.arange(len(images)), order(norm))
+            return self._norms[key]
 
-    def deck(self, split: str, rows: NDArray[np.int64]) -> Deck:
-        """Return some images of a split with their clean predictions."""
-        return Deck(split, rows, self.clean(split)[rows])
+    def deck(self, split: str, rows: NDArray[np.int64], among: NDArray[np.int64] | None = None) -> Deck:
+        """Return some images of a split with their clean predictions; ``among`` has them all (``clean_logits``)."""
+        clean = self.clean(split, among=among)
+        return Deck(split, rows, clean[rows if among is None else np.searchsorted(among, rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +162,26 @@ def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
     return class_names.index(name)
 
 
-def radius(arena: Arena, source: str, threat: Threat) -> float:
-    """Return xi: as given, or zeta times the mean norm of the images (Hirano et al. 2021, but whole images)."""
+def radius(arena: Arena, split: str, threat: Threat, rows: NDArray[np.int64] | None = None) -> float:
+    """Return xi in pixel units: as given, or zeta times the mean norm of images (Hirano et al. 2021).
+
+    Args:
+        arena: Where the images are.
+        split: Whose images; ``Threat.xi_from`` says which of their channels.
+        threat: Norm and size.
+        rows: Of the images that count, int64 ``(n,)``; None: all.
+    """
     if threat.xi is not None:
         return threat.xi
     assert threat.zeta is not None
-    return threat.zeta * arena.mean_norm(source, threat.norm)
+    channels = 1 if threat.xi_from == "first-channel" else None
+    return threat.zeta * arena.mean_norm(split, threat.norm, channels=channels, rows=rows)
+
+
+def _mean_norm(images: NDArray[np.uint8], rows: NDArray[np.int64], p: float) -> float:
+    """Return the mean norm of some images, without copying them all at once."""
+    parts = (torch.from_numpy(images[rows[start : start + 256]]) for start in range(0, len(rows), 256))
+    return sum(len(part) * mean_norm(part, p=p) for part in parts) / len(rows)
 
 
 def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[Rule, float]:
@@ -195,7 +231,7 @@ def find(
     *,
     seed: int,
     source: str = "train",
-    images: int | None = None,
+    rows: NDArray[np.int64] | None = None,
     measured_on: str | None = None,
     others: Sequence[Arena] = (),
     begin_at: Tensor | None = None,
@@ -210,8 +246,9 @@ def find(
         settings: How to look for it.
         seed: Equal seeds give equal bits.
         source: Split that the perturbation is made on.
-        images: How many of its images, in an order drawn from the seed, so that fewer are among more; None: all.
-        measured_on: Split whose mean norm makes zeta a radius; None: ``source``.
+        rows: Which of its images, rising, int64 ``(n,)``; None: all.
+        measured_on: Split whose mean norm makes zeta a radius, unless the threat asks for the images that it is made
+            from; None: ``source``.
         others: Further classifiers that it is made on at the same time, with the same images.
         begin_at: Perturbation ``(c, h, w)`` found for another radius: it is brought to this one and refined
             (``Search.refinement``). None: the search begins anew.
@@ -227,16 +264,19 @@ def find(
         raise DataError(f"{source}: expected images, got none")
     if begin_at is not None:
         settings = settings.refinement()
-    p, xi = order(threat.norm), radius(arena, measured_on or source, threat)
+    if threat.xi_from == "source-images":
+        xi = radius(arena, source, threat, rows)
+    else:
+        xi = radius(arena, measured_on or source, threat)
+    p = order(threat.norm)
     height, width = known.size
     shape = (known.channels, height, width)
     if settings.rule == "random":
         return Found(random_perturbation(shape, p=p, xi=xi, seed=seed), xi, None, (), 0, 0, 0)
 
-    rows = chosen_images(len(known), images, seed)
-    share = min(settings.validation_share, settings.max_validation_images / len(rows))
-    held = held_out(known.labels[rows], [known.groups[row] for row in rows], share, seed)
-    parts = rows[~held], rows[held]
+    taken = np.arange(len(known)) if rows is None else rows
+    share = min(settings.validation_share, settings.max_validation_images / len(taken))
+    held = held_out(known.labels[taken], [known.groups[row] for row in taken], share, seed)
     task = Task(
         p=p,
         xi=xi,
@@ -244,7 +284,7 @@ def find(
         shape=shape,
         classes=len(known.class_names),
         members=tuple(
-            Member(one.pool, one.deck(source, parts[0]), one.deck(source, parts[1]), one.weight)
+            Member(one.pool, one.deck(source, taken[~held], rows), one.deck(source, taken[held], rows), one.weight)
             for one in (arena, *others)
         ),
         seed=seed,
@@ -278,19 +318,6 @@ def find(
         validation_rate=latest.best_rate,
         source_fooling_rate=_source_rate(task, latest.best),
     )
-
-
-def chosen_images(known: int, wanted: int | None, seed: int) -> NDArray[np.int64]:
-    """Return which images a perturbation is made from, rising; those of a smaller number are among those of a larger.
-
-    Raises:
-        ConfigError: If more are wanted than there are.
-    """
-    if wanted is None:
-        return np.arange(known)
-    if wanted > known:
-        raise ConfigError(f"images: expected at most {known}, which is all there are, got {wanted}")
-    return np.sort(np.random.default_rng([seed, known]).permutation(known)[:wanted])
 
 
 def _begin(

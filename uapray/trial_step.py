@@ -150,7 +150,7 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
     origin = _origin(run, classifier)
     keeper = Keeper(run.results.objects, step.trial_id, origin, run.save_every_s, run.watcher.unkept)
     if step.search.rule in BLACK_BOX:
-        arena.clean(step.made_on)  # all trials share it, so that its answer belongs to none of them
+        arena.clean(step.made_on, among=step.rows)  # trials share it, so that its answer belongs to none of them
         pool = RememberingPool(arena.pool, keeper.before.answers)
         keeper.remember(pool)
         arena = replace(arena, pool=pool)
@@ -171,7 +171,7 @@ def _search(run: Run, arena: Arena, classifier: Classifier, step: TrialStep) -> 
             step.search,
             seed=step.seed,
             source=step.made_on,
-            images=step.made_from.images,
+            rows=step.rows,
             measured_on=step.measured_on,
             begin_at=begin_at,
             so_far=keeper.before,

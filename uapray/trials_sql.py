@@ -8,12 +8,15 @@ def each_trial(grid: str | None) -> str:
     """Return the SELECT of the trials of a grid, or of all grids, with what makes the setting of each.
 
     Two grids that asked for the same judgement at the same time may both have written it; it counts once.
-    Xi makes the setting only where no zeta does: the same zeta on other images is another xi.
+    Xi makes the setting only where no zeta does: the same zeta on other images is another xi. Where zeta is not a share
+    of the usual norm, ``xi_from`` says of which, and of source images also which these are.
     """
     return f"""\
 SELECT DISTINCT ON (trial_id, classifier_sha256, data_sha256, split) *,
     {{'data': data_sha256, 'classifier': classifier_sha256, 'norm': norm, 'zeta': zeta,
-     'xi': CASE WHEN zeta IS NULL THEN xi END, 'target': target}} AS setting
+     'xi': CASE WHEN zeta IS NULL THEN xi END, 'target': target,
+     'xi_from': CASE xi_from WHEN 'whole-images' THEN NULL WHEN 'source-images' THEN 'source-images ' || source
+       ELSE xi_from END}} AS setting
   FROM trials{of_grid(grid)} ORDER BY finished_at DESC"""
 
 

@@ -103,6 +103,7 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     FROM (FROM searches WHERE rule <> 'random' UNION ALL BY NAME FROM draws WHERE rule = 'random') AS known
     LEFT JOIN hardened ON known.classifier_sha256 = hardened.classifier_sha256 AND known.norm = hardened.norm
     AND known.zeta = hardened.zeta AND known.target IS NOT DISTINCT FROM hardened.target
+    AND known.setting.xi_from IS NULL
     WHERE split = 'test' AND {MADE_HERE} AND fooling_rate IS NOT NULL"""
     known = query(results, sql).to_pylist()
     rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
@@ -120,7 +121,8 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
 
 
 def _setting(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
+    named = (row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
+    return (*named, row["setting"]["xi_from"])
 
 
 def _own(row: Row) -> bool:
@@ -156,9 +158,9 @@ def _controls(rows: Iterable[Row]) -> dict[tuple[Any, ...], SeedMean]:
 
 
 def _about(key: tuple[Any, ...]) -> str:
-    data, classifier, _, norm, zeta, target, *rule = key
+    data, classifier, _, norm, zeta, target, xi_from, *rule = key
     aim = "" if target is None else f" → {target}"
-    size = "" if zeta is None else f" {zeta:g}"
+    size = "" if zeta is None else f" {zeta:g}" if xi_from is None else f" {zeta:g} of {xi_from}"
     return " ".join([f"{data}, {classifier}, {norm}{size}{aim}", *rule])
 
 
@@ -221,7 +223,7 @@ def _retraining_helps_rarely(rows: Sequence[Row]) -> Iterator[_Effect]:
     cells = _cells(rows, _white_box)
     by_weights = {(key[0], *key[2:]): one for key, one in cells.items()}
     for key, after in cells.items():
-        undefended = hardened[key[2:6]]
+        undefended = hardened[key[2:7]]
         if undefended is not None and (before := by_weights.get((key[0], undefended, *key[3:]))) is not None:
             yield _difference(f"{_about(key)}, hardened − undefended", after, before, floor=-HELP)
 
@@ -229,7 +231,7 @@ def _retraining_helps_rarely(rows: Sequence[Row]) -> Iterator[_Effect]:
 def _natural_between(rows: Sequence[Row]) -> Iterator[_Effect]:
     own, controls = _cells(rows, _white_box), _controls(rows)
     for source in sorted({row["source"] for row in rows if row["source"] is not None and not _own(row)}):
-        of_source = [row for row in rows if row["source"] == source and row["rule"] not in BLACK_BOX]
+        of_source = [row for row in rows if row["source"] == source and row["rule"] not in {"random", *BLACK_BOX}]
         for key, one in _cells(of_source, lambda _row: True).items():
             if (control := controls.get(key[:-1])) is not None:
                 yield _difference(f"{_about(key)}, from {source} − random", one, control)

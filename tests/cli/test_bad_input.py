@@ -16,7 +16,7 @@ from PIL import Image
 from s3_server import S3Server
 
 from uapray import cli
-from uapray.data.dataset import open_data
+from uapray.data.phantoms import parse, phantom_table
 from uapray.store.results import open_results
 
 Said = Callable[..., str]
@@ -44,7 +44,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def data(tmp_path: Path) -> Path:
     """A data set file of phantoms."""
     path = tmp_path / "phantoms.parquet"
-    pq.write_table(open_data("phantom:chest?images=40&size=32").table, path)
+    pq.write_table(phantom_table(parse("phantom:chest?images=40&size=32")), path)
     return path
 
 

@@ -156,14 +156,15 @@ def test_curve_prints_its_table_and_writes_its_file(
         assert [point.split(",")[0] for point in points] == ["0.02", "0.3"]
 
 
-def test_the_rules_are_named_as_the_settings_name_them() -> None:
+def test_the_options_are_named_as_the_settings_name_them() -> None:
     from typing import get_args
 
     from uapray.cli import options
-    from uapray.config import DEFAULT_RULE, RuleName
+    from uapray.config import DEFAULT_RULE, USUAL_XI_FROM, RuleName
 
     assert tuple(options.RULES.split(", ")) == get_args(RuleName)
     assert options.DEFAULT_RULE == DEFAULT_RULE
+    assert options.USUAL_XI_FROM == USUAL_XI_FROM
 
 
 def test_a_perturbation_of_two_classifiers_is_judged_on_a_third(

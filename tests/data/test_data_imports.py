@@ -51,7 +51,7 @@ def test_class_folders(classes, tmp_path):
     assert calls == [(i + 1, 40) for i in range(40)]
     data = open_data(summary.uri)
     assert data.class_names == ("ILL", "NORMAL")
-    rows = {row["id"]: row for row in data.table.to_pylist()}
+    rows = {row["id"]: row for row in pq.read_table(summary.uri).to_pylist()}
     row = rows["ILL/deep/patient-3-1.png"]
     assert row["image"] == (classes / "ILL/deep/patient-3-1.png").read_bytes()
     assert (row["label"], row["label_name"], row["group"]) == (0, "ILL", "3")

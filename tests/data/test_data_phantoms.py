@@ -46,7 +46,7 @@ def test_same_seed_same_bytes_and_fewer_are_the_first_of_more():
 
 
 def test_images_of_a_patient_are_alike_but_not_the_same():
-    rows = open_data("phantom:chest?images=60&size=64&seed=0").table.to_pylist()
+    rows = phantom_table(parse("phantom:chest?images=60&size=64&seed=0")).to_pylist()
     pixels = [np.asarray(Image.open(io.BytesIO(row["image"])), dtype=float) for row in rows]
     assert len({row["image"] for row in rows}) == 60
 

@@ -5,12 +5,24 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from uapray.errors import NotFoundError, StoreError
-from uapray.objects import Objects, exists_uri, expand_uri, keeps_first, open_objects, read_all, read_uri, write_uri
+from uapray.objects import (
+    LocalObjects,
+    Objects,
+    S3Objects,
+    exists_uri,
+    expand_uri,
+    keeps_first,
+    open_objects,
+    read_all,
+    read_uri,
+    write_uri,
+)
 
 ODD = [
     *(
@@ -97,6 +109,18 @@ def test_the_end_of_an_object(objects: Objects) -> None:
     assert objects.read_end("empty", 5) == b""
     with pytest.raises(NotFoundError, match="gone"):
         objects.read_end("gone", 5)
+
+
+def test_an_object_in_pieces(objects: LocalObjects | S3Objects) -> None:
+    objects.write("a", b"0123456789")
+    objects.write("empty", b"")
+    with closing(objects.open("a")) as file:
+        assert [file.read(4), file.tell(), file.read(), file.read(3)] == [b"0123", 4, b"456789", b""]
+        assert [file.seek(-2, 2), file.read(9), file.seek(1), file.seek(2, 1), file.read(2)] == [8, b"89", 1, 3, b"34"]
+    with closing(objects.open("empty")) as file:
+        assert file.read() == b""
+    with pytest.raises(NotFoundError, match="gone"):
+        objects.open("gone")
 
 
 def test_missing(objects: Objects) -> None:

@@ -29,9 +29,6 @@ def length(v: Tensor, *, p: float) -> float:
 def mean_norm(images: Tensor, *, p: float) -> float:
     """Return the mean l_p norm of images, each taken whole (all channels together).
 
-    The reference scripts take channel 0 only, even for RGB (Hirano et al. 2021, code); that variant is not
-    offered here because xi would then depend on the order of the channels.
-
     Args:
         images: uint8 ``(n, ...)``, grey levels.
         p: Order of the norm.

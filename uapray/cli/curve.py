@@ -25,6 +25,7 @@ def curve(
     ] = None,
     rule: Annotated[str, typer.Option(help="Update rule, or random.")] = "aimed-ascent",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    xi_from: options.XiFrom = options.USUAL_XI_FROM,
     target: Target = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bits.")] = 0,
     settings: Annotated[
@@ -78,6 +79,7 @@ def curve(
             zetas=asked,
             rule=rule,
             norm=norm,
+            xi_from=xi_from,
             target=target,
             seed=seed,
             precision=precision,

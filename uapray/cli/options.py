@@ -30,6 +30,10 @@ Size = Annotated[
 ]
 
 # Said here once more, since uapray.config takes long to import; a test compares the two.
+USUAL_XI_FROM = "whole-images"
+XiFrom = Annotated[
+    str, typer.Option(help="Which norm zeta is a share of: that of whole-images, or of their first-channel alone.")
+]
 DEFAULT_RULE = "aimed-ascent"
 RULES = "aimed-ascent, spgd, sga, df-uap, cosine-uap, uap-fgsm, uap-deepfool, hill-climb, cma-es, pso, de, ga, random"
 Rule = Annotated[str, typer.Option(help=f"How it is searched, one of {RULES}.")]

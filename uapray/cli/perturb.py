@@ -60,6 +60,7 @@ def perturb(
         float | None,
         typer.Option(help="Radius in pixel units instead, images in [0, 1].", show_default=False),
     ] = None,
+    xi_from: options.XiFrom = options.USUAL_XI_FROM,
     target: Target = None,
     behind: Filter = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal bits.")] = 0,
@@ -138,7 +139,7 @@ def perturb(
     on_ray = replicas > 1 or gpus > 0 or address is not None or "RAY_ADDRESS" in os.environ
     pool: dict[str, Any] = {"pool": "ray" if on_ray else "local", "replicas": replicas, "gpus": gpus}
     arithmetic: dict[str, Any] = {"precision": precision, "compiled": compiled}
-    threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "target": target}
+    threat: dict[str, Any] = {"norm": norm, "zeta": zeta, "xi": xi, "xi_from": xi_from, "target": target}
     with board() as progress, session(address) if on_ray else nullcontext():
 
         def watch(snapshot: "Snapshot") -> None:

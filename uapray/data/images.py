@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uapray.errors import DataError
+from uapray.errors import ConfigError, DataError
 
 _TIE_WEIGHT = 0.1
 
@@ -73,6 +73,19 @@ class ImageSet:
             self.name,
             self.split,
         )
+
+
+def chosen_images(known: int, wanted: int | None, seed: int) -> NDArray[np.int64]:
+    """Return which images a perturbation is made from, rising; those of a smaller number are among those of a larger.
+
+    Raises:
+        ConfigError: If more are wanted than there are.
+    """
+    if wanted is None:
+        return np.arange(known)
+    if wanted > known:
+        raise ConfigError(f"images: expected at most {known}, which is all there are, got {wanted}")
+    return np.sort(np.random.default_rng([seed, known]).permutation(known)[:wanted])
 
 
 def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:

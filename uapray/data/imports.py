@@ -104,7 +104,8 @@ def import_data(
     )
     body = encode(table)
     write_uri(destination, body)
-    return _summary(DataSet(Path(destination).stem, destination, table, tuple(names)), len(body))
+    counted = DataSet(Path(destination).stem, destination, table.drop_columns("image"), tuple(names), pictures=())
+    return _summary(counted, len(body))
 
 
 def check_destination(destination: str, *, overwrite: bool) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from uapray.data.dataset import DataSet
-from uapray.data.pictures import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ def overview(data: DataSet) -> Overview:
     channels = data.channels()
     mode = "L" if channels == 1 else "RGB"
     sizes, l2, linf = set(), 0.0, 0.0
-    for name, body in zip(data.table["id"].to_pylist(), data.table["image"], strict=True):
-        pixels = np.asarray(decode(body.as_py(), name).convert(mode), dtype=np.float64) / 255
+    for picture in data.each(np.arange(data.table.num_rows), lambda picture: picture.convert(mode)):
+        pixels = np.asarray(picture, dtype=np.float64) / 255
         sizes.add(pixels.shape[:2])
         l2 += float(np.sqrt((pixels**2).sum()))
         linf += float(pixels.max())

@@ -3,8 +3,8 @@
 import io
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from uapray.data.encoded import Encoded, parquet
 from uapray.errors import DataError
-from uapray.objects import expand_uri, read_uri
+from uapray.objects import expand_uri, open_uri
 
 SCHEMA = pa.schema(
     [
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 256
 _REQUIRED = ("id", "image", "split")
+_WITHOUT_IMAGE = tuple(name for name in SCHEMA.names if name != "image")
 MOST_CLASSES = 10_000  # a larger label is a mistake, not a class
 _SPLIT_SUFFIX = re.compile(r"[-_.](train|test|val)$")
 
@@ -36,21 +38,31 @@ def table_of(columns: Mapping[str, Sequence[Any]]) -> Any:
     return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
 
 
-def read_data_files(uri: str) -> tuple[str, Any]:
-    """Return name and table of the data set that a path, URI, folder or pattern means, checked.
+def read_data_files(uri: str) -> tuple[str, Any, tuple[Encoded, ...]]:
+    """Return name, table and pictures of the data set that a path, URI, folder or pattern means, checked.
 
-    The columns of `SCHEMA` come first, in its types; those a file leaves out are null; further ones follow.
+    The table has the columns of `SCHEMA` but ``image``, in its types; those a file leaves out are null. Pictures are
+    not read.
 
     Raises:
         DataError: If a file is no Parquet, lacks a column, or ids or class names contradict each other.
         StoreError: If there is no file, or it cannot be read.
     """
     files = expand_uri(uri)
-    table = pa.concat_tables([_read(file) for file in files], promote_options="permissive")
+    read = [_read(file) for file in files]
+    table, pictures = pa.concat_tables([columns for columns, _ in read]), tuple(one for _, one in read)
     if table.num_rows == 0:
         raise DataError(f"{uri}: expected images, got an empty table")
     _check_ids(uri, table)
-    return _name(files), table
+    return _name(files), table, pictures
+
+
+def in_memory(table: Any, uri: str) -> tuple[Any, Encoded]:
+    """Return a table of the columns of `SCHEMA` without its pictures, and these, encoded as a file of its own."""
+    body = encode(table)
+    return table.drop_columns("image"), Encoded(
+        uri, pq.read_metadata(pa.BufferReader(body)), partial(pa.BufferReader, body)
+    )
 
 
 def class_names_of(table: Any, uri: str) -> tuple[str, ...]:
@@ -86,23 +98,26 @@ def _is_class(row: Mapping[str, Any]) -> bool:
     return row["label"] is not None and row["label"] >= 0 and row["label_name"] is not None
 
 
-def _read(file: str) -> Any:
-    try:
-        table = pq.read_table(pa.BufferReader(read_uri(file)))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: expected a Parquet file, got one that cannot be read: {error}") from error
-    if "id" not in table.column_names and "filename" in table.column_names:
-        table = table.rename_columns(["id" if c == "filename" else c for c in table.column_names])
-    missing = [name for name in _REQUIRED if name not in table.column_names]
-    if missing:
-        came = ", ".join(table.column_names)
-        raise DataError(f"{file}: expected the columns {', '.join(_REQUIRED)}, got {came}; import it first")
-    columns = {field.name: _column(table, field, file) for field in SCHEMA}
-    for name in _REQUIRED:
+def _read(file: str) -> tuple[Any, Encoded]:
+    """Return a file's columns but ``image``, and its pictures, of which nothing is read."""
+    opened = partial(open_uri, file)
+    with parquet(file, opened, pre_buffer=True) as body:
+        came = body.schema_arrow.names
+        names = {"id" if name == "filename" and "id" not in came else name: name for name in came}
+        missing = [name for name in _REQUIRED if name not in names]
+        if missing:
+            expected = f"expected the columns {', '.join(_REQUIRED)}"
+            raise DataError(f"{file}: {expected}, got {', '.join(names)}; import it first")
+        _column(body.schema_arrow.empty_table(), SCHEMA.field("image"), file)
+        there = [name for name in _WITHOUT_IMAGE if name in names]
+        stored = [names[name] for name in there]
+        table = body.read(stored).select(stored).rename_columns(there)
+        pictures = Encoded(file, body.metadata, opened)
+    columns = {name: _column(table, SCHEMA.field(name), file) for name in _WITHOUT_IMAGE}
+    for name in ("id", "split"):
         if columns[name].null_count:
             raise DataError(f"{file}: expected a value in every row of {name}, got {columns[name].null_count} nulls")
-    others = {name: table[name] for name in table.column_names if name not in columns}
-    return pa.table(columns | others)
+    return pa.table(columns), pictures
 
 
 def _column(table: Any, field: Any, file: str) -> Any:
@@ -118,10 +133,10 @@ def _column(table: Any, field: Any, file: str) -> Any:
 
 
 def _check_ids(uri: str, table: Any) -> None:
-    ids = table["id"].to_pylist()
-    if len(set(ids)) < len(ids):
-        twice, times = Counter(ids).most_common(1)[0]
-        raise DataError(f"{uri}: expected every id once, got {twice} {times} times")
+    ids = table["id"]
+    if pc.count_distinct(ids).as_py() < len(ids):
+        twice = max(ids.value_counts().to_pylist(), key=lambda one: one["counts"])
+        raise DataError(f"{uri}: expected every id once, got {twice['values']} {twice['counts']} times")
 
 
 def _name(files: Sequence[str]) -> str:

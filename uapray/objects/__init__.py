@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects.local import LocalObjects, os_errors
+from uapray.objects.pieces import Pieces
 from uapray.objects.protocol import READ_THREADS, Objects, keeps_first
 from uapray.objects.s3 import S3Objects
 
@@ -18,12 +20,14 @@ __all__ = [
     "READ_THREADS",
     "LocalObjects",
     "Objects",
+    "Pieces",
     "S3Objects",
     "check_uri",
     "exists_uri",
     "expand_uri",
     "keeps_first",
     "open_objects",
+    "open_uri",
     "read_all",
     "read_uri",
     "write_uri",
@@ -56,6 +60,12 @@ def read_uri(uri: str) -> bytes:
     """Return the bytes of one file or object; `NotFoundError` if there is none."""
     objects, key = _parent(uri)
     return objects.read(key)
+
+
+def open_uri(uri: str) -> BinaryIO | Pieces:
+    """Open one file or object to be read in pieces; `NotFoundError` if there is none."""
+    objects, key = _parent(uri)
+    return objects.open(key)
 
 
 def write_uri(uri: str, body: bytes) -> None:
@@ -115,7 +125,7 @@ def _absolute(path: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def _parent(uri: str) -> tuple[Objects, str]:
+def _parent(uri: str) -> tuple[LocalObjects | S3Objects, str]:
     """Split the URI of one object into the objects around it and its key."""
     place = open_objects(uri)
     if isinstance(place, LocalObjects):

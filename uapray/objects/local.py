@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from uapray.errors import NotFoundError, StoreError
 from uapray.objects.protocol import RESERVED, is_reserved, round_trip, valid_key
@@ -44,6 +45,15 @@ class LocalObjects:
                 with open(path, "rb") as file:
                     file.seek(max(0, file.seek(0, os.SEEK_END) - size))
                     return file.read(size)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise NotFoundError(f"{path}: no such file") from None
+
+    def open(self, key: str) -> BinaryIO:
+        """Open the file to be read in pieces; `NotFoundError` if there is none."""
+        path = self._path(key)
+        with os_errors(path):
+            try:
+                return open(path, "rb")
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise NotFoundError(f"{path}: no such file") from None
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from uapray.errors import NotFoundError, StoreError
+from uapray.objects.pieces import Pieces
 from uapray.objects.protocol import READ_THREADS, is_reserved, round_trip, valid_key
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
     from botocore.exceptions import BotoCoreError, ClientError
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 PART_BYTES = 16 * 2**20
 READ_TIMEOUT_S = 30
@@ -48,6 +50,16 @@ class S3Objects:
     def read_end(self, key: str, size: int) -> bytes:
         """See `Objects.read_end`."""
         return self._read(key, Range=f"bytes=-{size}") if size else b""
+
+    def open(self, key: str) -> Pieces:
+        """Open the object to be read in pieces, all of one version; `NotFoundError` if there is none."""
+        head = self._head(key)
+        version = head["ETag"]
+
+        def read(place: int, size: int) -> bytes:
+            return self._read(key, Range=f"bytes={place}-{place + size - 1}", IfMatch=version)
+
+        return Pieces(head["ContentLength"], read)
 
     def write(self, key: str, body: bytes) -> None:
         """See `Objects.write`; a large one goes in parts, which become an object at the end."""
@@ -90,11 +102,9 @@ class S3Objects:
 
     def exists(self, key: str) -> bool:
         """See `Objects.exists`."""
-        name = self._name(key)
         try:
-            self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=name))
+            self._head(key)
         except NotFoundError:
-            self._find_bucket()  # HEAD has no body to tell a missing bucket from a missing object
             return False
         return True
 
@@ -107,6 +117,14 @@ class S3Objects:
         """See `Objects.check`; some servers make a missing bucket at the first write."""
         self._find_bucket()
         round_trip(self)
+
+    def _head(self, key: str) -> "HeadObjectOutputTypeDef":
+        name = self._name(key)
+        try:
+            return self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=name))
+        except NotFoundError:
+            self._find_bucket()  # HEAD has no body to tell a missing bucket from a missing object
+            raise
 
     def _find_bucket(self) -> None:
         self._ask("", lambda client: client.list_objects_v2(Bucket=self.bucket, Prefix=self._base(), MaxKeys=1))
@@ -267,6 +285,8 @@ def _refusal(error: "ClientError", where: str, bucket: str) -> StoreError:
         return StoreError(f"{where}: no bucket {bucket!r} at {_endpoint()}; create it or correct the URI")
     if status == 404 and error.operation_name in ("GetObject", "HeadObject"):
         return NotFoundError(f"{where}: no such object")
+    if status == 412 and error.operation_name == "GetObject":
+        return StoreError(f"{where}: expected the object that was opened, got another; start again")
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return StoreError(
             f"{where}: {_endpoint()} refused the credentials ({code});\n"

@@ -107,7 +107,7 @@ WITH each AS (
 ), courses AS (
   SELECT *, max(rate) OVER (PARTITION BY trial_id ORDER BY image_gradients) AS best_so_far,
     dense_rank() OVER (ORDER BY data, classifier, classifier_sha256, norm, zeta NULLS LAST, setting.xi,
-      target IS NOT NULL) AS place
+      setting.xi_from, target IS NOT NULL) AS place
   FROM searches JOIN measured USING (trial_id)
 )
 SELECT place, (SELECT max(place) FROM courses) AS places, data, classifier, norm, zeta, xi_grey, target, rule,

@@ -12,6 +12,7 @@ class RateRow:
     """One setting judged on one split; rates are means over searches, columns as in table ``trials``.
 
     Attributes:
+        xi_from: Whose mean norm zeta is a share of where that is not the usual one, else None.
         source: What the perturbations were made from where that tells rows apart, else None.
         step_grey: Length of one step in grey levels where the step is all that tells rows apart, else None.
         fooling_rate_low: Mean of the searches' lower Wilson limits.
@@ -36,6 +37,7 @@ class RateRow:
     split: str
     norm: str
     zeta: float | None
+    xi_from: str | None
     xi_grey: float
     target: str | None
     rule: str
@@ -89,8 +91,9 @@ def rates_sql(grid: str | None) -> str:
 WITH each AS (
   {each_trial(grid)}
 ), searches AS (
-  SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, source, epsilon,
-    avg(xi) AS xi, avg(xi_grey) AS xi_grey, max(images) AS images, avg(fooling_rate) AS fooling_rate,
+  SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, source,
+    round(epsilon / xi, 9) AS step_share, avg(xi) AS xi, avg(xi_grey) AS xi_grey, max(images) AS images,
+    avg(fooling_rate) AS fooling_rate,
     avg(fooling_rate_low) AS fooling_rate_low, avg(fooling_rate_high) AS fooling_rate_high,
     min(fooling_rate) AS fooling_rate_min, max(fooling_rate) AS fooling_rate_max,
     avg(fooling_rate_ceiling) AS fooling_rate_ceiling, avg(targeted_success_rate) AS targeted_success_rate,
@@ -109,10 +112,11 @@ WITH each AS (
     avg(targeted_success_rate_non_target) AS control_targeted_non_target
   FROM draws WHERE rule = 'random' GROUP BY ALL
 )
-SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, xi_grey, target, rule,
+SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, setting.xi_from AS xi_from, xi_grey, target,
+  rule,
   CASE WHEN count(DISTINCT source) OVER (PARTITION BY data, setting, split, rule, made_on) > 1 THEN source END
     AS source,
-  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on, source) > 1 THEN 255 * epsilon END
+  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on, source) > 1 THEN xi_grey * step_share END
     AS step_grey,
   images, fooling_rate, fooling_rate_low, fooling_rate_high, fooling_rate_min, fooling_rate_max, fooling_rate_ceiling,
   control, control_min, control_max, coalesce(draws, 0) AS draws,
@@ -121,4 +125,4 @@ SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, xi_grey,
 FROM searches LEFT JOIN control USING (setting, split)
 QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split) = 0
 ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi, target NULLS FIRST,
-  rule, made_on, searches.source, epsilon"""
+  rule, made_on, searches.source, step_share"""

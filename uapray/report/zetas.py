@@ -21,6 +21,7 @@ class ZetaLine:
     target: str | None
     rule: str
     seed: int
+    xi_from: str | None  # None: from whole images
     zetas: list[float]
     rates: list[float]
     zeta50: float | None
@@ -67,10 +68,10 @@ WITH each AS (
 ), placed AS (
   SELECT *, dense_rank() OVER (ORDER BY data, data_sha256, split, norm) AS place FROM each
 )
-SELECT place, (SELECT max(place) FROM placed) AS places, data, split, norm, classifier, target, rule, seed, zetas,
-  rates, zeta50, zeta50_low, zeta50_high, zeta50_of_ceiling
+SELECT place, (SELECT max(place) FROM placed) AS places, data, split, norm, classifier, target, rule, seed,
+  nullif(xi_from, 'whole-images') AS xi_from, zetas, rates, zeta50, zeta50_low, zeta50_high, zeta50_of_ceiling
 FROM placed WHERE {which}
-ORDER BY place, rule = 'random', classifier, target NULLS FIRST, rule, seed, trial_ids"""
+ORDER BY place, rule = 'random', classifier, target NULLS FIRST, rule, seed, xi_from NULLS FIRST, trial_ids"""
 
 
 def _figure(place: int, rows: list[dict[str, Any]]) -> ZetaFigure:

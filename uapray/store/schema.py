@@ -64,7 +64,12 @@ TABLES: dict[str, pa.Schema] = {
         ("filter?", _TEXT, "name", "what images go through before it; null if nothing, or in rows of earlier versions"),
         ("hardened?", _TEXT, "name", "method and rounds of its hardening, e.g. `retraining:5`; null likewise"),
         ("made_on?", _TEXT, "name", "classifier the perturbation was searched on; null if on none"),
-        ("source?", _TEXT, "name", "data set and split the perturbation was searched on; null if on none"),
+        (
+            "source?",
+            _TEXT,
+            "name",
+            "data set and split the perturbation was searched on, or its radius is from; null if on none",
+        ),
         (
             "source_images",
             _COUNT,
@@ -77,7 +82,14 @@ TABLES: dict[str, pa.Schema] = {
             "zeta?",
             _REAL,
             "share",
-            "radius as a share of the mean norm of the source images; null if xi was given",
+            "radius as a share of a mean norm; null if xi was given",
+        ),
+        (
+            "xi_from?",
+            _TEXT,
+            "name",
+            "whose mean norm: `whole-images`, `first-channel`, `source-images`; null without zeta, or in rows of "
+            "earlier versions, which are `whole-images`",
         ),
         ("xi", _REAL, "pixel", "radius of the ball the perturbation lies in"),
         ("xi_grey", _REAL, "grey level", "255 xi"),
@@ -219,7 +231,8 @@ TABLES: dict[str, pa.Schema] = {
         _SPLIT,
         ("images", _COUNT, "images", "images judged"),
         ("trial_ids", pa.list_(_TEXT), "key", "searches of the curve, by rising zeta"),
-        ("zetas", pa.list_(_REAL), "share", "radii as shares of the mean norm of the source images, rising"),
+        ("zetas", pa.list_(_REAL), "share", "radii as shares of a mean norm, rising"),
+        ("xi_from?", _TEXT, "name", "whose mean norm, as in `trials`; null in rows of earlier versions"),
         ("rates", pa.list_(_REAL), "share", "images fooled at each zeta, of all; targeted: brought to the target"),
         (
             "ceiling",
