@@ -120,7 +120,8 @@ def _defence(row: Row, trials: Sequence[Row]) -> Defence | None:
     if not any(one["rule"] != "random" for one in after):
         return None
     key = "known_fooling_rate" if row["target"] is None else "known_targeted_success_rate_non_target"
-    known = None if row[key] is None else mean_over_seeds([row[key]], row["images"], ())
+    images = min(one["success_images"] for one in after)
+    known = None if row[key] is None else mean_over_seeds([row[key]], images, ())
     attacks = [Attack(KNOWN, "known", None, known)]
     for rule in sorted({one["rule"] for one in after}, key=_rank):
         kind = "control" if rule == "random" else "black box" if rule in BLACK_BOX else "white box"
@@ -147,19 +148,17 @@ def _defence(row: Row, trials: Sequence[Row]) -> Defence | None:
 
 def _rate(rows: Sequence[Row], rule: str, of: Row, *, own: bool) -> SeedMean | None:
     """Return the mean rate of a rule's perturbations made on the judged classifier, or on the undefended one."""
-    key = "fooling_rate" if of["target"] is None else "targeted_success_rate_non_target"
     chosen = [
         row
         for row in rows
         if row["rule"] == rule
-        and row[key] is not None
+        and row["success"] is not None
         and row["made_on"] in ((None, row["classifier"]) if own else (of["undefended"],))
     ]
     if not chosen:
         return None
-    return mean_over_seeds(
-        [row[key] for row in chosen], min(row["images"] for row in chosen), [row["trial_id"] for row in chosen]
-    )
+    images = min(row["success_images"] for row in chosen)
+    return mean_over_seeds([row["success"] for row in chosen], images, [row["trial_id"] for row in chosen])
 
 
 def _rank(rule: str) -> tuple[bool, bool, str]:

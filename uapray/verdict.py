@@ -135,7 +135,7 @@ def _white_box(row: Row) -> bool:
 
 def _success(row: Row) -> float | None:
     """Return what was to be raised: the fooling rate, targeted the success rate of images not of the target."""
-    value: float | None = row["fooling_rate" if row["target"] is None else "targeted_success_rate_non_target"]
+    value: float | None = row["success"]
     return value
 
 
@@ -149,7 +149,7 @@ def _cells(
 
 
 def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> SeedMean:
-    images = min(row["images"] for row in rows)
+    images = min(row["success_images" if rate is _success else "images"] for row in rows)
     return mean_over_seeds([float(rate(row) or 0.0) for row in rows], images, [row["trial_id"] for row in rows])
 
 

@@ -242,23 +242,15 @@ def _hardened(results: Results, trial_ids: Sequence[str]) -> Iterator[Found]:
 def _searches_sql(trial_ids: Sequence[str]) -> str:
     """Return the WITH clause of ``searches``: the judgements of some trials, each beside the control of its setting.
 
-    ``rate`` is the fooling rate, targeted the success on the ``rate_images`` that were not of the target when
-    clean; the table ``classes`` tells how many those are. A control is looked for in the whole store, as by
+    A control is looked for in the whole store, as by
     `rates_sql`.
     """
     named = f"{list(trial_ids)}::VARCHAR[]"
-    rate = "CASE WHEN target IS NULL THEN fooling_rate ELSE targeted_success_rate_non_target END"
     return f"""\
 WITH each AS (
   {each_trial(None)}
 ), control AS (
-  SELECT setting, split, avg({rate}) AS control FROM each WHERE rule = 'random' GROUP BY ALL
-), natives AS (  -- clean images predicted as a class: those of it that are, and those of others
-  SELECT DISTINCT ON (trial_id, split, class_name) trial_id, split, class_name AS target,
-    coalesce(sensitivity_clean, 0) * images
-      + (1 - coalesce(specificity_clean, 1)) * (sum(images) OVER (PARTITION BY trial_id, split, grid) - images)
-      AS natives
-  FROM classes
+  SELECT setting, split, avg(success) AS control FROM each WHERE rule = 'random' GROUP BY ALL
 ), searches AS (
   SELECT list_position({named}, trial_id) AS number, trial_id, seed, split, filter, target,
     data, images || ' images of ' || split AS judged, classifier, made_on, norm, zeta, source_images,
@@ -269,10 +261,10 @@ WITH each AS (
       ELSE replace(source, '/train', '') END AS source, regexp_replace(source, '\\[.*', '') AS origin,
     CASE WHEN zeta IS NULL THEN printf('%.3g grey levels', xi_grey) ELSE 'ζ ' || printf('%g', zeta) END AS size,
     coalesce('towards ' || target, '{UNAIMED}') AS aim, rule,
-    {rate} AS rate, CASE WHEN target IS NULL THEN images ELSE images - coalesce(round(natives), 0) END AS rate_images,
+    success AS rate, success_images AS rate_images,
     CASE WHEN target IS NULL THEN fooling_rate_ceiling END AS "{CEILING}", control AS "{CONTROL}"
-  FROM each LEFT JOIN control USING (setting, split) LEFT JOIN natives USING (trial_id, split, target)
-  WHERE list_contains({named}, trial_id) AND rule <> 'random' AND rate IS NOT NULL
+  FROM each LEFT JOIN control USING (setting, split)
+  WHERE list_contains({named}, trial_id) AND rule <> 'random' AND success IS NOT NULL
 )"""
 
 
