@@ -43,6 +43,7 @@ def query(results: Results, sql: str) -> pa.Table:
     """
     with duckdb.connect(config=_SHUT) as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it would print among the answers of a slow query
         connection.execute("SET lock_configuration = true")
         for table, schema in TABLES.items():
             connection.register(table, ds.dataset(with_grid(schema).empty_table()))
