@@ -1,3 +1,5 @@
+import pathlib
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +13,10 @@ from uapray.models.recipe import RECIPES, Recipe
 from uapray.models.training import fit
 from uapray.models.zoo import build
 
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "classifiers.md").read_text()
+DOCUMENTED = re.findall(
+    r"^\| (`.+) \| (.+) \|$", PAGE.split("| architecture | blocks |")[1].split("\n\n")[0], re.MULTILINE
+)
 HEADS = ("backbone.fc.", "backbone.head.", "backbone.classifier.", "backbone.classif.", "backbone.6.")
 
 
@@ -48,6 +54,13 @@ def test_blocks_are_counted_from_the_pixels_and_the_head_is_none(
         assert learning, "the last layer learns, however many blocks are frozen"
         assert all(name.startswith(HEADS) for name in learning)
     assert all(weight.requires_grad for weight in module.parameters())
+
+
+@pytest.mark.parametrize(("architectures", "counts"), DOCUMENTED)
+def test_the_page_says_how_many_there_are(architectures: str, counts: str) -> None:
+    names, numbers = re.findall(r"`([^`]+)`", architectures), [int(count) for count in counts.split(", ")]
+    for name, number in zip(names, numbers * len(names) if len(numbers) == 1 else numbers, strict=True):
+        assert len(blocks_of(build(name, classes=2, channels=1, size=(96, 96)))) == number, name
 
 
 def test_more_than_there_are_is_refused() -> None:
