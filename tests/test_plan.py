@@ -405,6 +405,49 @@ def test_what_decides_a_hardened_classifier_is_in_its_key() -> None:
     assert key(**universal) != key(**universal, step_share=0.3)
 
 
+def test_a_training_gives_a_classifier_at_each_share_of_its_way() -> None:
+    assert ids(classifiers=[{**TRAIN[0], "tuned": [1.0]}]) == ids()
+    entry = {**TRAIN[0], "tuned": [0, 0.5, 1, 0.5], "hardened": ["none", {"rounds": 1}], "filters": ["none", "bits:2"]}
+    victims = plan(classifiers=[entry]).victims
+    name = "small-cnn-random"
+    assert [victim.name for victim in victims] == [
+        f"{name}{share}{hard}{behind}"
+        for share in ("+tuned:0", "+tuned:0.5", "")
+        for hard in ("", "+retraining")
+        for behind in ("", "+bits:2")
+    ]
+    assert [victim.tuned for victim in victims[::4]] == [0, 0.5, 1]
+    assert len({victim.key for victim in victims}) == 12
+    half, trained = victims[4], victims[8]
+    assert half.interpolated is not None
+    assert half.interpolated.base.key == trained.key == plan().victims[0].key
+    assert victims[6].undefended.key == half.key
+    assert {victim.learnt_on for victim in victims} == {plan().trials[0].source.key}
+
+
+def test_frozen_blocks_are_part_of_the_key_where_there_are_any() -> None:
+    def key(frozen_blocks: int) -> str:
+        entry = {**TRAIN[0], "recipe": {"base": "quick", "frozen_blocks": frozen_blocks}}
+        return plan(classifiers=[entry]).victims[0].key
+
+    assert key(0) == plan().victims[0].key
+    assert len({key(count) for count in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({**TRAIN[0], "tuned": [25]}, "expected shares in [0, 1], 0.25 for a quarter of the way, got 25"),
+        ({**TRAIN[0], "tuned": []}, "tuned"),
+        ({"weights": "x.safetensors", "tuned": [0.5, 1]}, "tuned: expected architecture, so that it is known where"),
+        ({**TRAIN[0], "recipe": {"frozen_blocks": -1}}, "frozen_blocks"),
+    ],
+)
+def test_a_dose_that_makes_no_sense_is_refused(entry: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        plan(classifiers=[entry])
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

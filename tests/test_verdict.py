@@ -212,11 +212,13 @@ def test_retraining_that_rarely_helps_and_one_that_does(results: Results) -> Non
     assert {len(unit.trial_ids) for unit in verdict.units} == {2 * MIN_SEEDS}
 
 
-def test_defended_classifiers_answer_no_other_claim(results: Results) -> None:
+def test_classifiers_defended_or_trained_in_part_answer_no_other_claim(results: Results) -> None:
     shop = Shop(results)
     add(shop, 0.95)
     assert answers(results)["c"] == "holds"
     add(shop, 0.1, classifier="hard", hardened="retraining:5")
     add(shop, 0.1, classifier="filtered", filter="jpeg:75")
+    add(shop, 0.1, classifier="frozen", frozen_blocks=4, tuned=1.0)
+    add(shop, 0.1, classifier="half", frozen_blocks=0, tuned=0.5)
     assert answers(results)["c"] == "holds"
     assert len(of(results, "c").units) == 1

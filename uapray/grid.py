@@ -57,6 +57,7 @@ class ClassifierEntry(Settings):
         initial_weights: ``random``, ``pretrained``, or a weights file.
         recipe: Name of a recipe, or a mapping with ``base`` and what differs from it.
         train_seeds: One classifier each.
+        tuned: A classifier each: share of the way from the weights that training begins with to those it ends with.
         hardened: A classifier each: ``none``, as it is; or how it is hardened (keys of ``Hardening``).
         filters: What images go through before each is asked, a classifier each: ``none``, or a rendering.
         name: How results call it.
@@ -67,6 +68,7 @@ class ClassifierEntry(Settings):
     initial_weights: str = "pretrained"
     recipe: Recipe = RECIPES["papers"]
     train_seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    tuned: tuple[float, ...] = Field((1.0,), min_length=1)
     hardened: tuple[Hardening | None, ...] = Field((None,), min_length=1)
     filters: tuple[str, ...] = Field((NONE,), min_length=1)
     name: str | None = None
@@ -75,6 +77,14 @@ class ClassifierEntry(Settings):
     @classmethod
     def _named(cls, value: Any) -> Any:
         return recipe_of(value) if isinstance(value, str | Mapping) else value
+
+    @field_validator("tuned")
+    @classmethod
+    def _shares_of_the_way(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for share in value:
+            if not 0 <= share <= 1:
+                raise ValueError(f"expected shares in [0, 1], 0.25 for a quarter of the way, got {share:g}")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("hardened", mode="before")
     @classmethod
@@ -93,6 +103,9 @@ class ClassifierEntry(Settings):
     def _one_kind(self) -> Self:
         if (self.weights is None) == (self.architecture is None):
             raise ValueError("expected either weights or architecture, got both or neither")
+        if self.weights is not None and self.tuned != (1.0,):
+            came = ", ".join(f"{share:g}" for share in self.tuned)
+            raise ValueError(f"tuned: expected architecture, so that it is known where training begins, got {came}")
         return self
 
 

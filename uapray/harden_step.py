@@ -99,7 +99,7 @@ def harden_classifier(
         before = _outcomes(arena, judged, fresh.perturbation, target)
     trained = fit_classifier(
         copy.deepcopy(base.module),
-        {split: images for split, images in held.images.items() if split not in step.source.foreign},
+        held.without(step.source.foreign).images,
         settings.recipe,
         seed=seed_of(step, -1),
         resources=resources,

@@ -7,6 +7,7 @@ import numpy as np
 
 from uapray.data.images import ImageSet
 from uapray.harden_step import harden_classifier
+from uapray.models.blocks import first_blocks
 from uapray.models.card import Classifier, check_fits
 from uapray.models.scores import Scores, classifier_rows
 from uapray.models.weights import check_can_be_saved, load_classifier, load_for, save_classifier_once
@@ -15,8 +16,8 @@ from uapray.resources import Held
 from uapray.rows import hardening_row
 from uapray.run import Run
 from uapray.shelf import Shelf
-from uapray.steps import HardenStep, TrainStep, Victim
-from uapray.train_step import initial_classifier, train_classifier
+from uapray.steps import HardenStep, InterpolateStep, TrainStep, Victim
+from uapray.train_step import initial_classifier, interpolate_classifier, train_classifier
 
 Counted = Callable[[ReplicaPool], AbstractContextManager[object]]
 
@@ -36,14 +37,17 @@ def begin_with(victim: Victim, sample: ImageSet) -> Classifier:
 
     Raises:
         ClassifierError: If there is none, or it does not fit the images, or it is to be hardened and cannot be saved.
+        ConfigError: If it has fewer blocks than are to be frozen.
     """
     if victim.train is not None:
-        return initial_classifier(victim.train, sample)
-    assert victim.reference is not None
-    classifier = load_for(victim.reference, sample)
-    check_fits(classifier, sample)
+        classifier = initial_classifier(victim.train, sample)
+    else:
+        assert victim.reference is not None
+        classifier = load_for(victim.reference, sample)
+        check_fits(classifier, sample)
     if victim.hardened is not None:
         check_can_be_saved(classifier)
+        first_blocks(classifier.module, victim.hardened.settings.recipe.frozen_blocks)
     return classifier
 
 
@@ -73,6 +77,9 @@ def obtain(
             if victim.hardened is not None:
                 base = obtain(run, victim.hardened.base, held, judged, shelf, check, counted)
                 classifier, scores = _harden(run, victim, victim.hardened, base, held, judged, check, counted)
+            elif victim.interpolated is not None:
+                trained = obtain(run, victim.interpolated.base, held, judged, shelf, check, counted)
+                classifier, scores = _interpolate(run, victim.interpolated, trained, held, check)
             elif victim.train is not None:
                 classifier, scores = _train(run, victim, victim.train, held, check)
             else:
@@ -88,10 +95,24 @@ def _train(
     run.watcher.to_train(victim)
     return train_classifier(
         step,
-        {split: images for split, images in held.images.items() if split not in step.source.foreign},
+        held.without(step.source.foreign).images,
         begin_with(victim, sample_of(held.images["train"])),
         run.resources,
         lambda report: run.watcher.training(victim, report),
+        check,
+    )
+
+
+def _interpolate(
+    run: Run, step: InterpolateStep, trained: Classifier, held: Held, check: Callable[[], None]
+) -> tuple[Classifier, Mapping[str, Scores]]:
+    assert step.base.train is not None
+    return interpolate_classifier(
+        step,
+        begin_with(step.base, sample_of(held.images["train"])),
+        trained,
+        held.without(step.base.train.source.foreign),
+        run.resources,
         check,
     )
 

@@ -21,7 +21,7 @@ from uapray.models import foreign
 from uapray.models.hardening import Hardening
 from uapray.models.zoo import canonical
 from uapray.rendering import parse_rendering
-from uapray.steps import Foreign, HardenStep, MadeFrom, Source, TrainStep, TrialStep, Victim
+from uapray.steps import Foreign, HardenStep, InterpolateStep, MadeFrom, Source, TrainStep, TrialStep, Victim
 from uapray.trial import class_index
 
 
@@ -290,14 +290,19 @@ def _victims(entries: tuple[ClassifierEntry, ...], source: Source, base: str) ->
 
 
 def _variants(entry: ClassifierEntry, bare: Victim, source: Source) -> Iterator[Victim]:
-    """Yield a classifier as it is and hardened, each behind each filter."""
-    for hardening in entry.hardened:
-        victim = bare if hardening is None else _hardened(bare, hardening, source)
+    """Yield a classifier at each share of its training, as it is and hardened, each of these behind each filter."""
+    for share, hardening in product(entry.tuned, entry.hardened):
+        tuned = bare if share == 1 else _interpolated(bare, share)
+        victim = tuned if hardening is None else _hardened(tuned, hardening, source)
         for text in entry.filters:
             if text == NONE:
                 yield victim
             else:
                 yield replace(victim, name=f"{victim.name}+{text}", filter=parse_rendering(text))
+
+
+def _interpolated(trained: Victim, share: float) -> Victim:
+    return replace(trained, name=f"{trained.name}+tuned:{share:g}", interpolated=InterpolateStep(trained, share))
 
 
 def _hardened(bare: Victim, hardening: Hardening, source: Source) -> Victim:

@@ -1,6 +1,6 @@
 """Where replicas and training workers run: in this process, or on a Ray cluster."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -85,6 +85,10 @@ class Held:
         """Return some of the splits."""
         kept = {split: one for split, one in self.shared.items() if split in splits}
         return Held({split: one for split, one in self.images.items() if split in splits}, kept)
+
+    def without(self, splits: Iterable[str]) -> "Held":
+        """Return all splits but some."""
+        return self.select(set(self.images).difference(splits))
 
 
 def hold(images: Mapping[str, ImageSet], resources: Resources) -> Held:

@@ -72,6 +72,8 @@ def trial_row(
         "classifier": of.name,
         "filter": None if of.filter is None else str(of.filter),
         "hardened": of.hardening,
+        "frozen_blocks": None if of.train is None else of.train.recipe.frozen_blocks,
+        "tuned": of.tuned,
         "made_on": None if control else step.victim.name,
         "source": None if control and step.threat.xi_from != "source-images" else step.source_name,
         "source_images": found.source_images,

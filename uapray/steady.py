@@ -1,10 +1,13 @@
-"""One thread for the coordinator's sums: several would add up in an order that depends on the machine."""
+"""What all threads of a process share in torch, and results must not depend on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, RLock
 
 import torch
+
+drawing = RLock()
+"""Held by who draws from torch's global random state: classifiers are built side by side, each from its seed alone."""
 
 _lock = Lock()
 _inside = 0
@@ -13,7 +16,10 @@ _before = 1
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread in this process inside the block, which threads may enter at the same time."""
+    """Let torch use one thread in this process inside the block, which threads may enter at the same time.
+
+    Several would add up the coordinator's sums in an order that depends on the machine.
+    """
     global _inside, _before
     with _lock:
         if not _inside:

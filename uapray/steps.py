@@ -141,6 +141,24 @@ class TrainStep:
 
 
 @dataclass(frozen=True, eq=False)
+class InterpolateStep:
+    """A classifier part of the way from the weights that its training began with to those that it ended with.
+
+    Attributes:
+        base: The trained classifier.
+        share: Of the way.
+    """
+
+    base: "Victim"
+    share: float
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the classifier that comes out."""
+        return key_of("interpolate", {"classifier": self.base.bare_key, "share": self.share})
+
+
+@dataclass(frozen=True, eq=False)
 class HardenStep:
     """A round of hardening.
 
@@ -185,6 +203,7 @@ class Victim:
         train: Step that trains it; None: it is there.
         reference: Where it is.
         filter: What images go through before it is asked; None: nothing.
+        interpolated: How its weights are taken from the way of its training; None: from the end.
         hardened: The last round of its hardening after that; None: it is not hardened.
     """
 
@@ -192,6 +211,7 @@ class Victim:
     train: TrainStep | None
     reference: str | None
     filter: Rendering | None = None
+    interpolated: InterpolateStep | None = None
     hardened: HardenStep | None = None
 
     @cached_property
@@ -216,6 +236,13 @@ class Victim:
         return None if self.train is None else self.train.recipe
 
     @property
+    def tuned(self) -> float | None:
+        """Share of the way of its training that its weights have gone; None: it is there."""
+        if self.interpolated is not None:
+            return self.interpolated.share
+        return None if self.train is None else 1.0
+
+    @property
     def hardening(self) -> str | None:
         """Method and rounds of its hardening; None: it is not hardened."""
         return None if self.hardened is None else f"{self.hardened.settings.method}:{self.hardened.round}"
@@ -230,6 +257,8 @@ class Victim:
         """Key of the classifier without its filter: of the step that makes it, or of its file's content."""
         if self.hardened is not None:
             return self.hardened.key
+        if self.interpolated is not None:
+            return self.interpolated.key
         if self.train is not None:
             return self.train.key
         assert self.reference is not None

@@ -1,21 +1,28 @@
-"""One training step: from initial weights to a classifier with its scores."""
+"""One training step: from initial weights to a classifier with its scores; or part of the way there."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from uapray.data.images import ImageSet, hold_out
+from uapray.models.blocks import first_blocks
 from uapray.models.card import Card, Classifier
 from uapray.models.disturbance import Disturbance
+from uapray.models.initial import head_prefixes
+from uapray.models.interpolation import interpolated
+from uapray.models.pixel import PixelModel
 from uapray.models.recipe import Recipe
 from uapray.models.scores import Scores, score
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
 from uapray.models.zoo import build
 from uapray.on_ray.training import fit_on_ray
-from uapray.resources import Resources
-from uapray.steps import TrainStep
+from uapray.resources import Held, Resources, open_pool
+from uapray.steps import InterpolateStep, TrainStep
+from uapray.stoppable import StoppablePool
+from uapray.trial import Arena
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +65,7 @@ def train_classifier(
         on_epoch=on_epoch,
         while_waiting=while_waiting,
     )
-    metrics = {name: one.plain() for name, one in trained.scores.items()}
-    classifier = make_classifier(trained.module, initial.card)
-    card = classifier.card.model_copy(update={"metrics": metrics})
-    return Classifier(classifier.module, card, classifier.sha256), trained.scores
+    return make_classifier(trained.module, _with_metrics(initial.card, trained.scores)), trained.scores
 
 
 def fit_classifier(
@@ -101,11 +105,46 @@ def fit_classifier(
     return FittedClassifier(module, scores, trained.fitted.perturbations)
 
 
+def interpolate_classifier(
+    step: InterpolateStep,
+    initial: Classifier,
+    trained: Classifier,
+    held: Held,
+    resources: Resources,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Classifier, dict[str, Scores]]:
+    """Return a classifier part of the way of its training, and its scores by split; its last layer is the trained one.
+
+    Args:
+        step: Which share.
+        initial: The classifier that the training began with; its module is changed.
+        trained: The one that it ended with.
+        held: The splits that it is measured on.
+        resources: Of the replicas that measure it.
+        check: Called often; it may raise to end the step.
+    """
+    module = initial.module
+    assert isinstance(module, PixelModel)
+    head = tuple(f"backbone.{prefix}" for prefix in head_prefixes(module.backbone))
+    module.load_state_dict(interpolated(module.state_dict(), trained.module.state_dict(), step.share, head))
+    card = trained.card.model_copy(update={"recipe": {**trained.card.recipe, "tuned": step.share}})
+    classifier = make_classifier(module, card)
+    with open_pool(classifier, held, resources, check) as pool:
+        arena = Arena(StoppablePool(pool, check), held.images)
+        logits = {split: torch.from_numpy(arena.clean_logits(split)) for split in held.images}
+    scores = {
+        split: score(images.labels, logits[split].double().softmax(1).numpy(), images.class_names)
+        for split, images in held.images.items()
+    }
+    return replace(classifier, card=_with_metrics(card, scores)), scores
+
+
 def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
     """Build the classifier that training begins with.
 
     Raises:
         ClassifierError: If the architecture is unknown, too large for the images, or the weights are another's.
+        ConfigError: If it has fewer blocks than are to be frozen.
     """
     module = build(
         step.architecture,
@@ -115,6 +154,7 @@ def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
         initial_weights=step.initial_weights,
         seed=step.seed,
     )
+    first_blocks(module, step.recipe.frozen_blocks)
     card = Card(
         architecture=step.architecture,
         class_names=images.class_names,
@@ -129,3 +169,7 @@ def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
         std=tuple(module.std.flatten().tolist()),
     )
     return make_classifier(module, card)
+
+
+def _with_metrics(card: Card, scores: Mapping[str, Scores]) -> Card:
+    return card.model_copy(update={"metrics": {split: one.plain() for split, one in scores.items()}})

@@ -89,7 +89,8 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     """Hold the nine published claims against a store (Hirano et al. 2021, Minagi et al. 2022, Koga & Takemoto 2022).
 
     Only the split ``test`` counts, each perturbation on the classifier that it was made on, and at least `MIN_SEEDS`
-    seeds of each setting. Classifiers behind filters are left out, and hardened ones but for the claim about them.
+    seeds of each setting. Classifiers behind filters and those trained in part are left out, and hardened ones but for
+    the claim about them.
 
     Args:
         results: The store.
@@ -113,6 +114,8 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
             row
             for row in rows
             if row["filter"] is None
+            and not row["frozen_blocks"]
+            and row["tuned"] in (None, 1)
             and (claim.of_hardened or row["hardened"] is None)
             and (not claim.of_level or (row["zeta"] is not None and abs(row["zeta"] - zeta) < 1e-9))
         ]

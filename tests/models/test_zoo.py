@@ -1,4 +1,5 @@
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -82,6 +83,18 @@ def test_random_weights_depend_on_the_seed_alone_and_leave_the_global_state() ->
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
     assert not torch.equal(first.backbone[-1].weight, other.backbone[-1].weight)  # type: ignore[index]
+
+
+def test_classifiers_built_side_by_side_are_those_built_alone() -> None:
+    def built(seed: int) -> torch.Tensor:
+        return torch.cat(
+            [w.flatten() for w in build("resnet18", classes=2, channels=1, size=(32, 32), seed=seed).parameters()]
+        )
+
+    alone = [built(seed) for seed in range(2)]
+    with ThreadPoolExecutor(4) as threads:
+        for place, weights in enumerate(threads.map(built, [0, 1] * 4)):
+            assert torch.equal(weights, alone[place % 2])
 
 
 @pytest.mark.parametrize(("name", "size"), [("inception_v3", 64), ("small-cnn", 12), ("vit_tiny_patch16_224", 8)])

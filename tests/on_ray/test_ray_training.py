@@ -15,6 +15,7 @@ from uapray.errors import ConfigError, TrialError
 from uapray.models.recipe import recipe_of
 from uapray.models.scores import predict_probabilities
 from uapray.models.training import EpochReport
+from uapray.models.zoo import build
 from uapray.on_ray.training import TRIES, Trained, fit_on_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -60,6 +61,19 @@ def test_two_workers_learn_what_one_learns(parts: tuple[ImageSet, ImageSet]) -> 
     module = linear()
     module.load_state_dict(one.fitted.state)
     np.testing.assert_allclose(one.probabilities["validation"], predict_probabilities(module, parts[1]), rtol=1e-6)
+
+
+def test_frozen_blocks_stay_with_two_workers(parts: tuple[ImageSet, ImageSet]) -> None:
+    module = build("tiny-cnn", classes=3, channels=1, size=(32, 32))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    recipe = recipe_of({"base": "quick", "epochs": 1, "batch_size": 16, "frozen_blocks": 3})
+    after = fit_on_ray(module, *parts, recipe, seed=1, workers=2).fitted.state
+    still = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert still == {
+        name for name in after if name.startswith(("backbone.0.", "backbone.1.", "backbone.2.", "mean", "std"))
+    }
+    with pytest.raises(ConfigError, match=r"^frozen_blocks: expected at most 4, .* got 5"):
+        fit_on_ray(module, *parts, recipe.model_copy(update={"frozen_blocks": 5}), seed=1)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uapray.errors import ClassifierError
+from uapray.steady import drawing
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _TOLERANCE = 1e-3
@@ -38,7 +39,8 @@ def call(reference: str) -> nn.Module:
             "run where it can be imported, or install it"
         ) from error
     try:
-        module = function()
+        with drawing:
+            module = function()
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ClassifierError(f"{reference}: the function failed ({type(error).__name__}: {error})") from error
     if not isinstance(module, nn.Module):

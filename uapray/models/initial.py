@@ -100,7 +100,7 @@ def head_prefixes(backbone: nn.Module) -> tuple[str, ...]:
     if named:
         return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return (f"{layers[-1]}.",)
+    return tuple(f"{name}." for name in layers[-1:])
 
 
 def _fit(came: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from uapray.config import Settings, nearest, parse
 from uapray.errors import ConfigError
@@ -34,6 +34,7 @@ class Recipe(Settings):
         patience: Stop when so many epochs brought nothing better on validation; None: never.
         validation_share: Part of the training split, by group, that is held out to choose the epoch.
         selection: What "better" means on validation; ``last``: each epoch is better than the one before.
+        frozen_blocks: So many blocks, counted from the pixels (`uapray.models.blocks`), stay as they begin.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -53,6 +54,7 @@ class Recipe(Settings):
     patience: int | None = Field(10, gt=0)
     validation_share: float = Field(0.1, gt=0, lt=1)
     selection: Literal["balanced_accuracy", "accuracy", "loss", "last"] = "balanced_accuracy"
+    frozen_blocks: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -63,6 +65,12 @@ class Recipe(Settings):
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: expected false without momentum")
         return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it changes nothing, so that earlier trainings keep their keys."""
+        values: dict[str, Any] = usual(self)
+        return {name: value for name, value in values.items() if name != "frozen_blocks" or value}
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -1,7 +1,7 @@
 """The training loop: plain torch, on one worker or as one of several that step together."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from uapray.data.images import ImageSet
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.models.augmentation import draw_motions, move
+from uapray.models.blocks import frozen
 from uapray.models.disturbance import Disturbance, Disturbing
 from uapray.models.recipe import Recipe, learning_rate_at
 from uapray.models.sampling import balanced, seeded, shuffled
@@ -80,6 +81,7 @@ class _Worker:
     device: torch.device
     average: Callable[[nn.Module], None] | None
     disturbing: Disturbing | None
+    still: Sequence[nn.Module]
 
 
 def ignore(_report: EpochReport) -> None:
@@ -121,12 +123,24 @@ def fit(
 
     Raises:
         DataError: If a part holds too few images.
-        ConfigError: If a batch has fewer than two images for each worker.
+        ConfigError: If a batch has fewer than two images for each worker, or fewer blocks are there than are frozen.
         TrialError: If the loss is no longer finite.
     """
     place = torch.device(device)
     disturbing = None if disturbance is None else Disturbing(disturbance, len(train), seed=seed, device=place)
-    worker = _Worker(module, train, validation, recipe, seed, rank, world, place, average, disturbing)
+    inner = _inner(module)
+    with frozen(inner, recipe.frozen_blocks) as still:
+        worker = _Worker(module, train, validation, recipe, seed, rank, world, place, average, disturbing, still)
+        state, best_epoch, history = _fit(worker, on_epoch)
+    inner.load_state_dict(state)
+    module.eval()
+    met = None if disturbing is None else disturbing.perturbations
+    return FitResult(state, best_epoch, len(history), tuple(history), met)
+
+
+def _fit(worker: _Worker, on_epoch: Callable[[EpochReport], None]) -> tuple[dict[str, Tensor], int, list[EpochReport]]:
+    """Make the epochs; return the weights of the best one, which one it is, and a report of each."""
+    module, recipe = worker.module, worker.recipe
     batch = _batch_size(worker)
     module.to(worker.device)
     inner = _inner(module)
@@ -148,10 +162,7 @@ def fit(
         on_epoch(report)
         if recipe.patience is not None and epoch - best_epoch >= recipe.patience:
             break
-    inner.load_state_dict(state)
-    module.eval()
-    met = None if disturbing is None else disturbing.perturbations
-    return FitResult(state, best_epoch, len(history), tuple(history), met)
+    return state, best_epoch, history
 
 
 def _batch_size(worker: _Worker) -> int:
@@ -176,6 +187,8 @@ def _train_epoch(worker: _Worker, optimizer: torch.optim.Optimizer, epoch: int, 
     order = draw(worker.train.labels, seed=worker.seed, epoch=epoch)
     steps = len(order) // batch
     worker.module.train()
+    for part in worker.still:
+        part.eval()
     losses = []
     with _own_randomness(worker, epoch):
         for step in range(steps):

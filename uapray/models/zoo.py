@@ -15,6 +15,7 @@ from uapray.errors import ClassifierError
 from uapray.models.initial import adopt, fold_name
 from uapray.models.pixel import PixelModel
 from uapray.models.small import SMALL, SmallCNN
+from uapray.steady import drawing
 
 PAPERS = (
     "inception_v3",
@@ -94,7 +95,7 @@ def build(
         raise ClassifierError(f"{name}: expected at least 2 classes, got {classes}")
     if channels not in (1, 3):
         raise ClassifierError(f"{name}: expected images of 1 or 3 channels, got {channels}")
-    with torch.random.fork_rng(devices=[]):
+    with drawing, torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would reseed the GPUs too.
         torch.default_generator.manual_seed(seed)
         backbone = _backbone(name, classes, channels, size, pretrained=initial_weights == "pretrained")

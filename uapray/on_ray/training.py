@@ -19,6 +19,7 @@ from torch import nn
 
 from uapray.data.images import ImageSet
 from uapray.errors import TrialError, UaprayError
+from uapray.models.blocks import frozen
 from uapray.models.disturbance import Disturbance
 from uapray.models.recipe import Recipe
 from uapray.models.scores import predict_probabilities
@@ -69,7 +70,8 @@ def _work(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config["threads"])
     if world > 1:
-        module = prepare_model(module)
+        with frozen(module, config["recipe"].frozen_blocks):  # it looks once which weights learn
+            module = prepare_model(module)
     mailbox = config["mailbox"]
     first = rank == 0
     result = fit(

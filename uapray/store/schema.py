@@ -63,6 +63,8 @@ TABLES: dict[str, pa.Schema] = {
         *_JUDGED,
         ("filter?", _TEXT, "name", "what images go through before it; null if nothing, or in rows of earlier versions"),
         ("hardened?", _TEXT, "name", "method and rounds of its hardening, e.g. `retraining:5`; null likewise"),
+        ("frozen_blocks?", _COUNT, "blocks", "first blocks its training left as they were; null if no grid trained it"),
+        ("tuned?", _REAL, "share", "of the way of its training that its weights have gone; null likewise"),
         ("made_on?", _TEXT, "name", "classifier the perturbation was searched on; null if on none"),
         (
             "source?",
@@ -295,7 +297,12 @@ TABLES: dict[str, pa.Schema] = {
         ("architecture?", _TEXT, "name", "architecture; null if unknown"),
         ("data_sha256?", _TEXT, "sha256", "content of the data set it was trained on; null if unknown"),
         ("initial_weights?", _TEXT, "name", "what its training began from; null if unknown"),
-        ("recipe?", _TEXT, "JSON", "how it was trained; null if unknown"),
+        (
+            "recipe?",
+            _TEXT,
+            "JSON",
+            "how it was trained, `frozen_blocks` and `tuned` only where they are not 0 and 1; null if unknown",
+        ),
         _SPLIT,
         ("class_name?", _TEXT, "class name", "class the row is about; null: all classes together"),
         ("images", _COUNT, "images", "clean images of that class"),
