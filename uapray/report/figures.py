@@ -305,6 +305,11 @@ KINDS: Mapping[str, Kind] = {
         "Perturbations made from own images and from others",
         partial(_searches, place="classifier", series="source"),
     ),
+    "dose": Kind(
+        "bars",
+        "Classifiers part of the way from pretrained to fine-tuned",
+        partial(_searches, place="classifier", series="source"),
+    ),
     "scratch_transfer": Kind(
         "bars",
         "Classifiers trained from scratch and begun with other weights",
