@@ -357,7 +357,7 @@ def test_a_filter_makes_a_classifier_of_its_own_out_of_one_training() -> None:
     assert [victim.name for victim in victims] == ["small-cnn-random", "small-cnn-random+jpeg:75"]
     assert len({victim.key for victim in victims}) == 2
     assert len({victim.bare_key for victim in victims}) == 1
-    with pytest.raises(ConfigError, match="rendering: expected uint8"):
+    with pytest.raises(ConfigError, match="filter: expected uint8"):
         plan(classifiers=[{**TRAIN[0], "filters": ["blur"]}])
 
 
