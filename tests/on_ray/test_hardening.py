@@ -74,6 +74,7 @@ def run(model: Path, results: Results, rounds: int, replicas: int = 1) -> Summar
     return run_with_progress(planned(model, rounds), results, Resources(replicas=replicas), None)
 
 
+@pytest.mark.slow
 def test_more_rounds_go_on_where_fewer_ended_with_the_same_bits(model: Path, tmp_path: Path) -> None:
     at_once, in_parts = (open_results(str(tmp_path / name)) for name in ("at-once", "in-parts"))
     assert run(model, at_once, 2).failed == 0
