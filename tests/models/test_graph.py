@@ -52,8 +52,9 @@ def test_a_part_deeper_down_is_drawn_too() -> None:
     assert torch.equal(graph(PIXELS), filtered(PIXELS))
 
 
-def test_a_classifier_that_decides_by_its_input_stays_as_it_is() -> None:
-    module = fast("test_vit")
+@pytest.mark.parametrize("architecture", ["test_vit", "tf_efficientnet_b0"])
+def test_a_classifier_that_decides_by_its_input_stays_as_it_is(architecture: str) -> None:
+    module = fast(architecture)
     assert as_graph(module, PIXELS[:2]) is module
 
 

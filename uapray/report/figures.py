@@ -268,6 +268,7 @@ WITH each AS (
 )"""
 
 
+_BY_AIM, _BY_SOURCE = (partial(_searches, place="classifier", series=name) for name in ("aim", "source"))
 KINDS: Mapping[str, Kind] = {
     "nontargeted": Kind(
         "bars",
@@ -277,12 +278,12 @@ KINDS: Mapping[str, Kind] = {
     "targeted": Kind(
         "bars",
         "Images that one perturbation brings to a class, by class",
-        partial(_searches, place="classifier", series="aim"),
+        _BY_AIM,
     ),
     "chest_xray": Kind(
         "bars",
         "What one perturbation does, by classifier and aim",
-        partial(_searches, place="classifier", series="aim"),
+        _BY_AIM,
     ),
     "controls": Kind("bars", "Perturbations against draws by chance, by what these share", _chance),
     "zeta_sweep": Kind(
@@ -303,12 +304,12 @@ KINDS: Mapping[str, Kind] = {
     "natural": Kind(
         "bars",
         "Perturbations made from own images and from others",
-        partial(_searches, place="classifier", series="source"),
+        _BY_SOURCE,
     ),
     "dose": Kind(
         "bars",
         "Classifiers part of the way from pretrained to fine-tuned",
-        partial(_searches, place="classifier", series="source"),
+        _BY_SOURCE,
     ),
     "scratch_transfer": Kind(
         "bars",
