@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from test_defence import hardening
 from test_report import CLASSES, Shop
 
 from uapray import cli
+from uapray.report.page import write_report
+from uapray.report.snapshot import snapshot
 from uapray.store.results import Results, open_results
-from uapray.verdict import MIN_SEEDS, Verdict, _Effect, _units, verdicts
+from uapray.verdict import MIN_SEEDS, Verdict, _Effect, _units, guessing, verdicts
 
 SEEDS = range(MIN_SEEDS)
 
@@ -210,6 +213,44 @@ def test_retraining_that_rarely_helps_and_one_that_does(results: Results) -> Non
     assert verdict.answer == "fails"
     assert sorted(round(unit.effect, 2) for unit in verdict.units)[:2] == [-0.4, -0.4]
     assert {len(unit.trial_ids) for unit in verdict.units} == {2 * MIN_SEEDS}
+
+
+def with_sensitivities(shop: Shop, shares: Sequence[float], **changes: Any) -> None:
+    """Add trials on a classifier that names such shares of 100 clean images of each class rightly."""
+    for seed in SEEDS:
+        of = {"trial_id": f"{shop.grid}{shop.number + 1:05d}", "split": "test"}
+        rows = [
+            {**of, "class_name": name, "images": 100, "sensitivity_clean": share}
+            for name, share in zip(CLASSES, shares, strict=False)
+        ]
+        shop.results.write_rows("classes", shop.grid, f"{of['trial_id']}-test", rows)
+        add(shop, 0.9, seeds=range(seed, seed + 1), **changes)
+
+
+def test_who_learned_nothing_answers_no_claim_and_is_named(
+    results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop(results)
+    cases = {"good": (0.9, 0.8), "one class": (1.0, 0.0), "dice": (0.55, 0.5), "barely": (0.9, 0.3)}
+    for name, sensitivities in cases.items():
+        with_sensitivities(shop, sensitivities, classifier=name)
+    assert sorted(guessing(results).values()) == ["dice", "one class"]
+    assert sorted(unit.about.split(", ")[1] for unit in of(results, "c").units) == ["barely", "good"]
+    assert not guessing(results, grid="another")
+    monkeypatch.setattr("sys.argv", ["uapray", "verdict", "--store", results.objects.uri])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "left out, no better than chance on clean images: dice, one class" in capsys.readouterr().out
+    assert "no better than by chance: dice, one class." in write_report(results)
+
+
+def test_the_page_says_what_the_verb_says(results: Results) -> None:
+    shop = Shop(results)
+    with_sensitivities(shop, (0.9, 0.8), target=CLASSES[1])
+    with_sensitivities(shop, (0.5, 0.5), classifier="dice")
+    add(shop, 0.05, rule="random")
+    assert of(results, "h").units
+    assert verdicts(snapshot(results)) == verdicts(results)
 
 
 def test_classifiers_defended_or_trained_in_part_answer_no_other_claim(results: Results) -> None:

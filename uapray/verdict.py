@@ -89,8 +89,8 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     """Hold the nine published claims against a store (Hirano et al. 2021, Minagi et al. 2022, Koga & Takemoto 2022).
 
     Only the split ``test`` counts, each perturbation on the classifier that it was made on, and at least `MIN_SEEDS`
-    seeds of each setting. Classifiers behind filters and those trained in part are left out, and hardened ones but for
-    the claim about them.
+    seeds of each setting. Classifiers behind filters, those trained in part and those that learned nothing (`guessing`)
+    are left out, and hardened ones but for the claim about them.
 
     Args:
         results: The store.
@@ -106,14 +106,15 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     AND known.zeta = hardened.zeta AND known.target IS NOT DISTINCT FROM hardened.target
     AND known.setting.xi_from IS NULL
     WHERE split = 'test' AND {MADE_HERE} AND fooling_rate IS NOT NULL"""
-    known = query(results, sql).to_pylist()
+    known, guess = query(results, sql).to_pylist(), guessing(results)
     rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
 
     def held_against(claim: _Claim) -> list[Row]:
         return [
             row
             for row in rows
-            if row["filter"] is None
+            if (row["data_sha256"], row["classifier_sha256"]) not in guess
+            and row["filter"] is None
             and not row["frozen_blocks"]
             and row["tuned"] in (None, 1)
             and (claim.of_hardened or row["hardened"] is None)
@@ -121,6 +122,29 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
         ]
 
     return tuple(_verdict(claim, held_against(claim), zeta) for claim in CLAIMS)
+
+
+def guessing(results: Results, *, grid: str | None = None) -> Mapping[tuple[str, str], str]:
+    """Return the classifiers that predict the clean test images of a data set no better than by chance.
+
+    That is where the mean sensitivity over the classes is not above one over their number by more than its interval
+    at 95 % is wide. It moves with the weights alone, not with how common a class is: naming the commonest one only is
+    a guess, however many images are of it.
+
+    Args:
+        results: The store.
+        grid: Trials of one grid only.
+
+    Returns:
+        From the digests of data and classifier to the classifier's name.
+    """
+    sql = f"""SELECT data_sha256, classifier_sha256, any_value(classifier) AS classifier FROM ({each_trial(grid)}) JOIN (
+      SELECT DISTINCT ON (trial_id, split, class_name) trial_id, split, class_name, images AS n, sensitivity_clean AS s
+      FROM classes WHERE sensitivity_clean IS NOT NULL
+    ) USING (trial_id, split)
+    WHERE split = 'test' AND {MADE_HERE} GROUP BY data_sha256, classifier_sha256, trial_id
+    HAVING count(*) > 1 AND avg(s) - {width()} * sqrt(sum(s * (1 - s) / n)) / count(*) <= 1 / count(*) + 1e-9"""
+    return {(row["data_sha256"], row["classifier_sha256"]): row["classifier"] for row in query(results, sql).to_pylist()}
 
 
 def _setting(row: Row) -> tuple[Any, ...]:

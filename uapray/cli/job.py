@@ -153,9 +153,10 @@ class Job:
     def show(self, plan: "Plan", results: "Results") -> None:
         """Print what the trials of a plan gave, and what that says of the published claims."""
         from uapray.cli.harden import show_defence
+        from uapray.cli.verdict import left_out
         from uapray.defence import defences
         from uapray.query import format_table, query
-        from uapray.verdict import verdicts
+        from uapray.verdict import guessing, verdicts
 
         ids = ", ".join(f"'{trial.trial_id}'" for trial in plan.trials)
         for table in self.tables:
@@ -165,6 +166,8 @@ class Job:
         for one in verdicts(results, grid=plan.grid.name):
             if one.answer != "not enough data":
                 print(f"({one.claim}) {one.says}: {one.answer}")
+        for line in left_out(guessing(results, grid=plan.grid.name).values()):
+            print(line)
 
     def draw(self, plan: "Plan", results: "Results", uri: str) -> None:
         """Draw what the trials of a plan gave into a file.

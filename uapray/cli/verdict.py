@@ -1,5 +1,6 @@
 """``uapray verdict``: the published claims, each held against a store."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -30,14 +31,16 @@ def verdict(
 
     from uapray.cli import tables
     from uapray.store.results import open_results
-    from uapray.verdict import verdicts
+    from uapray.verdict import guessing, verdicts
 
-    found = verdicts(open_results(store), grid=grid, zeta=zeta)
+    results = open_results(store)
+    found = verdicts(results, grid=grid, zeta=zeta)
     if form == "json":
         sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False) + "\n")
         return
     rows = [[f"({one.claim}) {one.says}", one.answer, _counts(one)] for one in found]
-    tables.show(f"{store}: the published claims", ["claim", "verdict", "comparisons"], rows, _needed(found))
+    note = "\n".join([*_needed(found), *left_out(guessing(results, grid=grid).values())])
+    tables.show(f"{store}: the published claims", ["claim", "verdict", "comparisons"], rows, note)
     units = [[f"({one.claim}) {unit.about}", *_figures(unit)] for one in found for unit in one.units]
     if units:
         columns = ["comparison", "effect [95 %]", "claimed", "p", "says"]
@@ -53,9 +56,14 @@ def _counts(one: "Verdict") -> str:
     return ", ".join(counts) or "–"
 
 
-def _needed(found: "tuple[Verdict, ...]") -> str:
-    lines = [f"({one.claim}) needs {one.needs}" for one in found if one.answer == "not enough data"]
-    return "\n".join(lines)
+def _needed(found: "tuple[Verdict, ...]") -> list[str]:
+    return [f"({one.claim}) needs {one.needs}" for one in found if one.answer == "not enough data"]
+
+
+def left_out(guessing: Iterable[str]) -> list[str]:
+    """Return a line about the classifiers that answer no claim since they learned nothing; none where all did."""
+    names = sorted(set(guessing))
+    return [f"left out, no better than chance on clean images: {', '.join(names)}"] if names else []
 
 
 def _figures(unit: "Unit") -> list[str]:

@@ -15,7 +15,7 @@ from uapray.report import controls, curves, facts, flows, patients, pictures, pl
 from uapray.report.rates import RateRow, rates, rates_sql
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
-from uapray.verdict import verdicts
+from uapray.verdict import guessing, verdicts
 
 MAX_ROWS = 1000
 
@@ -59,7 +59,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         raise _nothing(results, grid)
     panels, flows_shown = pictures.panels(results, grid), flows.flows(results, grid)
     zetas_shown = zetas.zetas(results, grid)
-    claims = verdicts(results, grid=grid)
+    claims, guess = verdicts(results, grid=grid), sorted(set(guessing(results, grid=grid).values()))
     patients_shown = patients.patients(results, grid)
     plots_shown = [_plot(index, one) for index, one in enumerate(curves.curves(results, grid))]
     return _template().render(
@@ -83,7 +83,8 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         plots=plots_shown,
         plots_rest=curves.rest_sql(grid, len(plots_shown)),
         verdicts=claims,
-        answered=any(one.answer != "not enough data" for one in claims),
+        guessing=guess,
+        answered=bool(guess) or any(one.answer != "not enough data" for one in claims),
         patients=patients_shown,
         patients_rest=patients.rest_sql(grid, len(patients_shown)),
         defences=defences(results, grid=grid),

@@ -20,6 +20,7 @@ TABLES_READ = (
     "examples",
     "controls",
     "curves",
+    "classes",
     "clinical",
     "hardening",
     "failures",
