@@ -343,6 +343,14 @@ def test_sources_that_are_not_there_are_refused(sources: list[dict[str, Any]], t
         plan(sources=sources)
 
 
+def test_a_black_box_rule_is_refused_more_images_than_the_attacker_has() -> None:
+    asked: dict[str, Any] = {"rules": ["hill-climb"], "attacker_share": 0.5}
+    has = plan(**asked).trials[0].source.counts["attacker"]
+    assert plan(**asked, sources=[{"images": has}]).trials
+    with pytest.raises(ConfigError, match=f"sources: expected at most {has} images of attacker, .* got {has + 1}"):
+        plan(**asked, sources=[{"images": has + 1}])
+
+
 def test_what_classes_mean_to_a_clinician_is_no_part_of_the_identifier() -> None:
     told = {"uri": "chest.parquet", "healthy": "NORMAL", "referable": ["PNEUMONIA"]}
     assert ids(data=[told]) == ids()

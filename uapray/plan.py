@@ -160,12 +160,12 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
             ):
                 from_nothing = search.rule == "random" and xi_from != "source-images"
                 where = MadeFrom() if from_nothing else made_from
-                _check_making(source, where)
                 threats = threats_of[norm, xi_from, target]
                 apart = [
                     TrialStep(victims[victim.key], source, threat, search, seed, made_from=where, **judging)
                     for threat in threats
                 ]
+                _check_making(apart[0])
                 for trial in _as_curve(apart) if grid.curve else apart:
                     trials.setdefault(trial.trial_id, trial)
     return Plan(grid, tuple(victims.values()), tuple(trials.values()))
@@ -237,13 +237,14 @@ def _made_from(entry: SourceEntry, foreign: Mapping[str, Foreign]) -> MadeFrom:
     return MadeFrom(name, entry.images, name, (foreign[name].data.sha256, foreign[name].split))
 
 
-def _check_making(source: Source, made_from: MadeFrom) -> None:
-    if made_from.split is not None and made_from.split not in source.counts:
+def _check_making(trial: TrialStep) -> None:
+    source, split, images = trial.source, trial.made_on, trial.made_from.images
+    if split not in source.counts:
         came = ", ".join(source.dealt.splits())
-        raise ConfigError(f"sources: expected one of the splits {came} of {source.name}, got '{made_from.split}'")
-    count = source.counts[made_from.split or "train"]
-    if (made_from.images or 0) > count:
-        raise ConfigError(f"sources: expected at most {count} images, which is all there are, got {made_from.images}")
+        raise ConfigError(f"sources: expected one of the splits {came} of {source.name}, got '{split}'")
+    if (images or 0) > (count := source.counts[split]):
+        whose = "" if split == "train" else f" of {split}"
+        raise ConfigError(f"sources: expected at most {count} images{whose}, which is all there are, got {images}")
 
 
 def _check_names(what: str, named: Sequence[tuple[str, str]]) -> None:
