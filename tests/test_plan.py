@@ -351,6 +351,16 @@ def test_a_black_box_rule_is_refused_more_images_than_the_attacker_has() -> None
         plan(**asked, sources=[{"images": has + 1}])
 
 
+def test_a_loss_that_is_named_is_the_same_as_the_default_it_names() -> None:
+    asked = {"rules": ["aimed-ascent"], "targets": ["NORMAL"]}
+    named = {**asked, "rules": [{"rule": "aimed-ascent", "loss": "probability-log"}]}
+    other = {**asked, "rules": [{"rule": "aimed-ascent", "loss": "cross-entropy"}]}
+    assert ids(**asked) == ids(**named)
+    assert ids(**asked) != ids(**other)
+    away = {**other, "targets": ["nontargeted"]}
+    assert ids(**away) == ids(**{**asked, "targets": ["nontargeted"]})
+
+
 def test_what_classes_mean_to_a_clinician_is_no_part_of_the_identifier() -> None:
     told = {"uri": "chest.parquet", "healthy": "NORMAL", "referable": ["PNEUMONIA"]}
     assert ids(data=[told]) == ids()

@@ -28,7 +28,7 @@ RuleName = Literal[
     "random",
 ]
 DEFAULT_RULE: RuleName = "aimed-ascent"
-LossName = Literal["cross-entropy", "margin", "cosine", "probability"]
+LossName = Literal["cross-entropy", "margin", "cosine", "probability", "probability-log"]
 InitName = Literal["zero", "random", "gradient"]
 Feedback = Literal["scores", "labels"]
 Placed = Literal["surface", "ball"]
@@ -128,8 +128,8 @@ class Search(Settings):
 
     Attributes:
         rule: The update rule, or the control ``random``.
-        loss: What is raised (nontargeted) or lowered (targeted): ``cross-entropy``, ``margin``, ``cosine``
-            or ``probability``.
+        loss: What is raised: ``cross-entropy``, ``margin``, ``cosine``, ``probability`` or ``probability-log``; None:
+            the rule's own, by aim.
         clamp: What a single image's loss counts for at most; None: no limit.
         batch_size: Images that a replica differentiates at once. Part of a result's identity.
         round_size: Images between two changes of the perturbation; a multiple of ``batch_size``.
@@ -165,7 +165,7 @@ class Search(Settings):
     """
 
     rule: RuleName = DEFAULT_RULE
-    loss: LossName = "cross-entropy"
+    loss: LossName | None = None
     clamp: float | None = Field(None, gt=0)
     batch_size: int = Field(16, gt=0)
     round_size: int = Field(16, gt=0)
@@ -260,6 +260,10 @@ class Search(Settings):
         decay = max(last, _LAST_STEP) ** (1 / epochs)
         budget = self.budget.model_copy(update={"max_epochs": epochs})
         return self.model_copy(update={"starts": 1, "step_decay": decay, "budget": budget})
+
+    def raised(self, *, targeted: bool) -> LossName:
+        """Return the loss that a search raises."""
+        return self.loss or ("probability-log" if targeted and self.rule == "aimed-ascent" else "cross-entropy")
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

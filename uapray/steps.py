@@ -183,7 +183,7 @@ class HardenStep:
                 "classifier": self.base.bare_key,
                 "data": self.source.key,
                 "settings": self.settings.identity(),
-                "rule": _identity(self.settings.rule, self.settings.norm),
+                "rule": _identity(self.settings.rule, self.settings.norm, targeted=self.settings.target is not None),
                 "round": self.round,
             },
         )
@@ -339,7 +339,7 @@ class TrialStep:
             "classifier": self.victim.key,
             "data": self.source.key,
             "threat": _plain(self.threat),
-            "search": _identity(self.search, self.threat.norm),
+            "search": _identity(self.search, self.threat.norm, targeted=self.threat.target is not None),
             "seed": self.seed,
         }
         if self.gradients_in not in (None, FP32):
@@ -435,14 +435,15 @@ def _plain(threat: Threat) -> CanonicalJson:
 
 
 @lru_cache
-def _identity(search: Search, norm: Norm) -> CanonicalJson:
+def _identity(search: Search, norm: Norm, *, targeted: bool) -> CanonicalJson:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
         return canonical_json({"rule": search.rule})
     described = search.model_dump(mode="json", exclude={"refine_epochs"})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
-    resolved: dict[str, Any] = {"step_size": search.first_step(norm), "budget": budget}
+    loss, step_size = search.raised(targeted=targeted), search.first_step(norm)
+    resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "budget": budget}
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()
     return canonical_json({**described, **resolved})

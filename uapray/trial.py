@@ -277,10 +277,11 @@ def find(
     taken = np.arange(len(known)) if rows is None else rows
     share = min(settings.validation_share, settings.max_validation_images / len(taken))
     held = held_out(known.labels[taken], [known.groups[row] for row in taken], share, seed)
+    target, loss = class_index(known.class_names, threat.target), settings.raised(targeted=threat.target is not None)
     task = Task(
         p=p,
         xi=xi,
-        objective=Objective(class_index(known.class_names, threat.target), settings.loss, settings.clamp or math.inf),
+        objective=Objective(target, loss, settings.clamp or math.inf),
         shape=shape,
         classes=len(known.class_names),
         members=tuple(

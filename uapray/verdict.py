@@ -138,13 +138,15 @@ def guessing(results: Results, *, grid: str | None = None) -> Mapping[tuple[str,
     Returns:
         From the digests of data and classifier to the classifier's name.
     """
-    sql = f"""SELECT data_sha256, classifier_sha256, any_value(classifier) AS classifier FROM ({each_trial(grid)}) JOIN (
+    sql = f"""SELECT data_sha256, classifier_sha256, any_value(classifier) AS classifier
+    FROM ({each_trial(grid)}) JOIN (
       SELECT DISTINCT ON (trial_id, split, class_name) trial_id, split, class_name, images AS n, sensitivity_clean AS s
       FROM classes WHERE sensitivity_clean IS NOT NULL
     ) USING (trial_id, split)
     WHERE split = 'test' AND {MADE_HERE} GROUP BY data_sha256, classifier_sha256, trial_id
     HAVING count(*) > 1 AND avg(s) - {width()} * sqrt(sum(s * (1 - s) / n)) / count(*) <= 1 / count(*) + 1e-9"""
-    return {(row["data_sha256"], row["classifier_sha256"]): row["classifier"] for row in query(results, sql).to_pylist()}
+    found = query(results, sql).to_pylist()
+    return {(row["data_sha256"], row["classifier_sha256"]): row["classifier"] for row in found}
 
 
 def _setting(row: Row) -> tuple[Any, ...]:

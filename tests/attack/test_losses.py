@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uapray.attack.losses import AWAY, TOWARDS, cosine_away, cosine_towards, margin_away, margin_towards
+from uapray.attack.losses import AWAY, LOG_SHARE, TOWARDS, cosine_away, cosine_towards, margin_away, margin_towards
 from uapray.attack.objective import Objective
 
 seeds = st.integers(0, 10_000)
@@ -46,7 +46,7 @@ def test_cosines_lie_between_their_ends(seed: int, size: tuple[int, int]) -> Non
     assert (cosine_towards(logits, classes).abs() <= 1 + 1e-12).all()
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "probability", "probability-log"])
 @given(seed=seeds, size=sizes)
 def test_up_a_loss_is_up_the_certainty(loss: str, seed: int, size: tuple[int, int]) -> None:
     """A small step along the gradient of the gain raises the probability that the objective is reached."""
@@ -69,6 +69,23 @@ def test_beyond_the_clamp_an_image_pulls_no_more(seed: int, size: tuple[int, int
         (gradient,) = torch.autograd.grad(held.gain(leaf, classes).sum(), leaf)
         assert not gradient[gains > clamp].any()
         assert gradient[gains < clamp].any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "pulls"), [("probability", False), ("probability-log", True), ("cross-entropy", True)]
+)
+def test_an_image_far_from_the_target_still_pulls(loss: str, pulls: bool) -> None:
+    far = torch.tensor([[0.0, 300.0]], requires_grad=True)  # in float32 the probability of class 0 is 0
+    (gradient,) = torch.autograd.grad(TOWARDS[loss](far, torch.tensor([0])).sum(), far)
+    assert (gradient[0, 0] > 0) == pulls
+
+
+@given(seed=seeds, size=sizes)
+def test_a_probability_with_a_little_of_its_logarithm(seed: int, size: tuple[int, int]) -> None:
+    logits, classes = drawn(seed, size)
+    for losses in (AWAY, TOWARDS):
+        probability, log = losses["probability"](logits, classes), losses["cross-entropy"](logits, classes)
+        torch.testing.assert_close(losses["probability-log"](logits, classes), probability + LOG_SHARE * log)
 
 
 def test_every_loss_has_both_directions() -> None:

@@ -8,6 +8,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+LOG_SHARE = 0.01  # of the logarithm beside the probability: docs/rules/aimed-ascent.md
+
 
 def cross_entropy_away(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the cross-entropy against the given classes (Shafahi et al. 2020, eq. 3; their clamp is the objective's).
@@ -75,17 +77,33 @@ def probability_towards(logits: Tensor, classes: Tensor) -> Tensor:
     return _of(logits.softmax(1), classes)
 
 
+def probability_log_away(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return ``probability_away`` and a little of the cross-entropy, from 0; see `probability_log_towards`."""
+    return probability_away(logits, classes) + LOG_SHARE * cross_entropy_away(logits, classes)
+
+
+def probability_log_towards(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return ``probability_towards`` and a little of its logarithm, up to 1.
+
+    A probability is what is judged by, and weighs an image by how near it is to the boundary. Far from it it has no
+    slope, and none of them may be near: the logarithm still pulls then.
+    """
+    return probability_towards(logits, classes) + LOG_SHARE * cross_entropy_towards(logits, classes)
+
+
 AWAY: Mapping[str, Loss] = {
     "cross-entropy": cross_entropy_away,
     "margin": margin_away,
     "cosine": cosine_away,
     "probability": probability_away,
+    "probability-log": probability_log_away,
 }
 TOWARDS: Mapping[str, Loss] = {
     "cross-entropy": cross_entropy_towards,
     "margin": margin_towards,
     "cosine": cosine_towards,
     "probability": probability_towards,
+    "probability-log": probability_log_towards,
 }
 
 

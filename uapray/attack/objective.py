@@ -15,7 +15,7 @@ class Objective:
 
     Attributes:
         target: Index of the class to be reached; None for a nontargeted search.
-        loss: Name of a loss: ``cross-entropy``, ``margin`` or ``cosine``.
+        loss: Name of a loss (`losses.AWAY`).
         clamp: What one image counts for at most: beyond it, it has no gradient, so that no single image drags the
             perturbation along (Shafahi et al. 2020).
     """
