@@ -54,7 +54,7 @@ classifiers:
   - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: frozen-8,
      recipe: {base: quick, epochs: 6, learning_rate: 0.001, frozen_blocks: 8}}
   - {architecture: 'torchvision:squeezenet1_0', initial_weights: random, name: random,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
+     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
 sources:
   - {}
   - {uri: photographs.parquet, name: photographs}

@@ -41,9 +41,9 @@ name: scratch-transfer-small
 data: [{uri: images.parquet, size: 64}]
 classifiers:
   - {architecture: 'torchvision:squeezenet1_0', initial_weights: random, name: random,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
+     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
   - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: pretrained,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
+     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
 control_draws: 0
 seeds: [0, 1, 2]
 """
