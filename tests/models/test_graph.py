@@ -1,6 +1,8 @@
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,28 @@ def test_a_classifier_without_heavy_parts_stays_as_it_is() -> None:
     module = fast("tiny-cnn")
     assert as_graph(module, PIXELS[:2]) is module
     assert as_graph(fast("resnet18"), None).__class__ is fast("resnet18").__class__
+
+
+def test_classifiers_drawn_side_by_side_disturb_neither_each_other_nor_one_that_is_at_work() -> None:
+    """Groups of a grid run in threads of one driver."""
+    drawn, working = [fast("resnet18") for _ in range(2)], fast("resnet18")
+    expected = working(PIXELS)
+    over = threading.Event()
+
+    def work() -> int:
+        rounds = 0
+        while not over.is_set() or not rounds:
+            assert torch.equal(working(PIXELS), expected)
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(3) as threads:
+        at_work = threads.submit(work)
+        graphs = list(threads.map(lambda module: [as_graph(module, PIXELS[:2]) for _ in range(4)], drawn))
+        over.set()
+        assert at_work.result() > 0
+    assert all(origins(graph) == {"uapray", "torch"} for some in graphs for graph in some)
+    assert all(torch.equal(graph(PIXELS), drawn[0](PIXELS)) for graph in graphs[0])
 
 
 def test_who_opens_a_graph_imports_neither_timm_nor_torchvision(tmp_path: Path) -> None:

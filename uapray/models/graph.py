@@ -1,11 +1,34 @@
 """Classifiers as graphs of torch's own layers: a process that opens one need not import what it was built with."""
 
 import copy
+from collections.abc import Callable
+from threading import Lock, get_ident
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 HEAVY = ("timm", "torchvision")  # benchmarks/memory.py prints what importing them takes
+_tracing = Lock()  # of the process: torch.fx draws by exchanging the call of all modules, whoever calls them
+
+
+class _ThisThread(fx.Tracer):
+    """Draws what one thread calls; modules that others call meanwhile do what they always do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return super().call_module(m, forward, args, kwargs) if self._is_mine() else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if self._is_mine() else attr_val
+
+    def _is_mine(self) -> bool:
+        return get_ident() == self._thread
 
 
 def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
@@ -46,7 +69,10 @@ def _agree(graph: nn.Module, module: nn.Module, pixels: Tensor) -> bool:
 def _draw(module: nn.Module, name: str) -> bool:
     """Put the graph of a part into its place; False if there is none."""
     try:
-        module.set_submodule(name, fx.symbolic_trace(module.get_submodule(name)))
+        with _tracing:
+            tracer = _ThisThread()
+            graph = tracer.trace(module.get_submodule(name))
+        module.set_submodule(name, fx.GraphModule(tracer.root, graph))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError):
         return False
     return True
