@@ -128,8 +128,7 @@ def guessing(results: Results, *, grid: str | None = None) -> Mapping[tuple[str,
     """Return the classifiers that predict the clean test images of a data set no better than by chance.
 
     That is where the mean sensitivity over the classes is not above one over their number by more than its interval
-    at 95 % is wide. It moves with the weights alone, not with how common a class is: naming the commonest one only is
-    a guess, however many images are of it.
+    at 95 % is wide. How common a class is does not count: to name the commonest one for all images is to guess.
 
     Args:
         results: The store.
