@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable
+from math import ceil
 from threading import Lock, get_ident
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,7 +36,8 @@ def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
     """Return a module whose parts from heavy packages are graphs of torch's own layers, with the same weights.
 
     The same operations in the same order give the same bits. A part that decides by what it is given cannot be
-    drawn as a graph; it stays as it is, as does the whole if the graph's logits differ in one bit.
+    drawn as a graph; it stays as it is, as does the whole if the graph's logits differ in one bit. Convolutions that
+    pad by the size of what they are given (TensorFlow's "same") are drawn for the size of these images.
 
     Args:
         module: In evaluation mode, from ``(n, c, h, w)`` to logits ``(n, k)``; not changed.
@@ -45,6 +47,7 @@ def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
     if pixels is None or not heavy:
         return module
     graph = copy.deepcopy(module, {id(one): one for one in (*module.parameters(), *module.buffers())})
+    _settle_padding(graph, pixels[:1])
     if not all(_draw(graph, name) for name in heavy):
         return module
     return graph if all(_agree(graph, module, pixels[:count]) for count in (1, 2)) else module
@@ -56,6 +59,43 @@ def _outermost_heavy(module: nn.Module) -> list[str]:
         if type(part).__module__.split(".")[0] in HEAVY and not any(name.startswith(f"{one}.") for one in found):
             found.append(name)
     return found
+
+
+def _settle_padding(module: nn.Module, pixels: Tensor) -> None:
+    """Put a pad of fixed width and a plain convolution into the place of each `timm.layers.Conv2dSame`."""
+    sizes: dict[str, tuple[int, int]] = {}
+    same = {name: part for name, part in module.named_modules() if type(part).__name__ == "Conv2dSame"}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _part, given: sizes.update({name: (given[0].shape[2], given[0].shape[3])})
+
+    hooks = [part.register_forward_pre_hook(watch(name)) for name, part in same.items()]
+    if same:
+        with torch.no_grad():
+            module(pixels)
+    for hook in hooks:
+        hook.remove()
+    for name, size in sizes.items():
+        module.set_submodule(name, _padded(cast("nn.Conv2d", same[name]), size))
+
+
+def _padded(conv: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
+    """Return what a convolution that gives ``ceil(size / stride)`` does to images of one size, on the same weights."""
+    shapes = zip(size, conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    height, width = (max((ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in shapes)
+    top, left = height // 2, width // 2
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        (conv.stride[0], conv.stride[1]),
+        dilation=(conv.dilation[0], conv.dilation[1]),
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        device="meta",
+    )
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return nn.Sequential(nn.ZeroPad2d((left, width - left, top, height - top)), plain).eval()
 
 
 def _agree(graph: nn.Module, module: nn.Module, pixels: Tensor) -> bool:
