@@ -124,5 +124,5 @@ SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, setting.
   clean_accuracy, robust_accuracy, dominant_labels, ssim, image_gradients, searches, seeds
 FROM searches LEFT JOIN control USING (setting, split)
 QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split) = 0
-ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, xi, target NULLS FIRST,
-  rule, made_on, searches.source, step_share"""
+ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, setting.xi_from NULLS FIRST, xi,
+  target NULLS FIRST, rule, made_on, searches.source, step_share"""
