@@ -63,7 +63,8 @@ def main() -> None:
         "--judge-every",
         type=int,
         default=1,
-        help="of the published rules judge each so-manieth measurement, and the last",
+        metavar="N",
+        help="judge each Nth measurement of the published rules, and the last",
     )
     parser.add_argument("--points", action="append", default=[], help="points.parquet of earlier runs to show beside")
     parser.add_argument("--out", help="folder for points.parquet and curves.png")
@@ -154,6 +155,7 @@ def run(
         arena = Arena(pool, {"train": source, "test": held_out})
         clean, rows = arena.clean("test"), in_turn("test", np.arange(len(held_out)))
         target = None if threat.target is None else held_out.class_names.index(threat.target)
+        shape = (held_out.channels, *held_out.size)
 
         @functools.cache
         def rate(best: bytes) -> float:
@@ -161,7 +163,6 @@ def run(
             return float(np.mean(said != clean if target is None else said == target))
 
         measured: list[tuple[int, bytes]] = []
-        shape = (held_out.channels, *held_out.size)
 
         def watch(snapshot: Snapshot) -> None:
             measured.append((snapshot.image_gradients, snapshot.best.numpy().tobytes()))

@@ -106,7 +106,7 @@ def verdicts(results: Results, *, grid: str | None = None, zeta: float = 0.04) -
     AND known.zeta = hardened.zeta AND known.target IS NOT DISTINCT FROM hardened.target
     AND known.setting.xi_from IS NULL
     WHERE split = 'test' AND {MADE_HERE} AND fooling_rate IS NOT NULL"""
-    known, guess = query(results, sql).to_pylist(), guessing(results)
+    known, guess = query(results, sql).to_pylist(), guessing(results, grid=grid)
     rows = sorted(known, key=lambda row: (*map(str, _setting(row)), row["rule"], str(row["source"]), row["seed"]))
 
     def held_against(claim: _Claim) -> list[Row]:
