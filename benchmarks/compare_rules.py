@@ -73,6 +73,8 @@ def main() -> None:
 
     size = (asked.size, asked.size)
     train, test = (uapray.load_images(asked.data, split, size) for split in ("train", "test"))
+    if asked.target not in (None, *test.class_names):
+        parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
     held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
     source = as_mixed(train, held_out, asked.images)
     threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)

@@ -13,10 +13,11 @@ from test_defence import hardening
 from test_report import CLASSES, Shop
 
 from uapray import cli
+from uapray.claims import MIN_SEEDS, Effect
 from uapray.report.page import write_report
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results, open_results
-from uapray.verdict import MIN_SEEDS, Verdict, _Effect, _units, guessing, verdicts
+from uapray.verdict import Verdict, _units, guessing, verdicts
 
 SEEDS = range(MIN_SEEDS)
 
@@ -152,7 +153,7 @@ def test_of_one_grid_and_of_the_split_test_alone(results: Results) -> None:
 )
 def test_a_unit_holds_only_where_its_effect_is_on_that_side(figures: list[tuple[float, float]], band: bool) -> None:
     limits = {"band": 0.05} if band else {"floor": 0.0}
-    effects = [_Effect("x", value, variance, ("id",), enough=True, **limits) for value, variance in figures]
+    effects = [Effect("x", value, variance, ("id",), enough=True, **limits) for value, variance in figures]
     for effect, unit in zip(effects, _units(effects), strict=True):
         inside = abs(effect.value) < 0.05 if band else effect.value > 0
         assert unit.answer != ("fails" if inside else "holds")
@@ -161,23 +162,26 @@ def test_a_unit_holds_only_where_its_effect_is_on_that_side(figures: list[tuple[
 
 
 def test_many_comparisons_are_corrected() -> None:
-    weak = _Effect("x", 0.2, 0.01, ("id",), enough=True, floor=0.0)
+    weak = Effect("x", 0.2, 0.01, ("id",), enough=True, floor=0.0)
     assert _units([weak])[0].answer == "holds"
-    nothing = [_Effect("y", 0.0, 0.01, ("id",), enough=True, floor=0.0)] * 20
+    nothing = [Effect("y", 0.0, 0.01, ("id",), enough=True, floor=0.0)] * 20
     assert _units([weak, *nothing])[0].answer == "not enough data"
 
 
-def test_the_verb(results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shop = Shop(results)
     add(shop, 0.9)
     add(shop, 0.05, rule="random")
 
-    def said(*words: str) -> str:
-        monkeypatch.setattr("sys.argv", ["uapray", "verdict", "--store", results.objects.uri, *words])
+    def said(*words: str, store: str = results.objects.uri, code: int = 0) -> str:
+        monkeypatch.setattr("sys.argv", ["uapray", "verdict", "--store", store, *words])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
+        assert (ended.value.code or 0) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
 
     table = said()
     assert "(a) a universal perturbation fools more than a random one of its size" in table
@@ -187,6 +191,9 @@ def test_the_verb(results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert [one["claim"] for one in plain] == list("abcdefghi")
     assert plain[0]["answer"] == "holds"
     assert plain[0]["units"][0]["effect"] == pytest.approx(0.85)
+    missing = said(store=str(tmp_path / "missing"), code=2)
+    assert missing.endswith("missing: expected trials to judge, found none; run a grid into it first\n")
+    assert "no trial of grid 'another'; there are trials of " in said("--grid", "another", code=2)
 
 
 def test_retraining_that_rarely_helps_and_one_that_does(results: Results) -> None:
@@ -241,6 +248,7 @@ def test_who_learned_nothing_answers_no_claim_and_is_named(
     with pytest.raises(SystemExit):
         cli.main()
     assert "left out, no better than chance on clean images: dice, one class" in capsys.readouterr().out
+    assert {one.left_out for one in verdicts(results)} == {("dice", "one class")}
     assert "no better than by chance: dice, one class." in write_report(results)
 
 

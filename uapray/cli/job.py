@@ -156,17 +156,18 @@ class Job:
         from uapray.cli.verdict import left_out
         from uapray.defence import defences
         from uapray.query import format_table, query
-        from uapray.verdict import guessing, verdicts
+        from uapray.verdict import verdicts
 
         ids = ", ".join(f"'{trial.trial_id}'" for trial in plan.trials)
         for table in self.tables:
             print(format_table(query(results, table.format(ids)), "table").decode())
         for defence in defences(results, grid=plan.grid.name):
             show_defence(defence, defence.classifier)
-        for one in verdicts(results, grid=plan.grid.name):
+        said = verdicts(results, grid=plan.grid.name)
+        for one in said:
             if one.answer != "not enough data":
                 print(f"({one.claim}) {one.says}: {one.answer}")
-        for line in left_out(guessing(results, grid=plan.grid.name).values()):
+        for line in left_out(said):
             print(line)
 
     def draw(self, plan: "Plan", results: "Results", uri: str) -> None:

@@ -1,6 +1,5 @@
 """``uapray verdict``: the published claims, each held against a store."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -31,15 +30,16 @@ def verdict(
 
     from uapray.cli import tables
     from uapray.store.results import open_results
-    from uapray.verdict import guessing, verdicts
+    from uapray.verdict import verdicts
 
     results = open_results(store)
+    results.expect_trials("to judge", grid)
     found = verdicts(results, grid=grid, zeta=zeta)
     if form == "json":
         sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False) + "\n")
         return
     rows = [[f"({one.claim}) {one.says}", one.answer, _counts(one)] for one in found]
-    note = "\n".join([*_needed(found), *left_out(guessing(results, grid=grid).values())])
+    note = "\n".join([*_needed(found), *left_out(found)])
     tables.show(f"{store}: the published claims", ["claim", "verdict", "comparisons"], rows, note)
     units = [[f"({one.claim}) {unit.about}", *_figures(unit)] for one in found for unit in one.units]
     if units:
@@ -60,9 +60,9 @@ def _needed(found: "tuple[Verdict, ...]") -> list[str]:
     return [f"({one.claim}) needs {one.needs}" for one in found if one.answer == "not enough data"]
 
 
-def left_out(guessing: Iterable[str]) -> list[str]:
+def left_out(found: "tuple[Verdict, ...]") -> list[str]:
     """Return a line about the classifiers that answer no claim since they learned nothing; none where all did."""
-    names = sorted(set(guessing))
+    names = found[0].left_out
     return [f"left out, no better than chance on clean images: {', '.join(names)}"] if names else []
 
 

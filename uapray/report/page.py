@@ -10,12 +10,11 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from uapray import __version__
 from uapray.defence import defences
-from uapray.errors import StoreError
 from uapray.report import controls, curves, facts, flows, patients, pictures, plots, wording, zetas
 from uapray.report.rates import RateRow, rates, rates_sql
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results
-from uapray.verdict import guessing, verdicts
+from uapray.verdict import verdicts
 
 MAX_ROWS = 1000
 
@@ -54,12 +53,11 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         StoreError: If there is no trial, or the store cannot be read.
     """
     results = snapshot(results)
+    results.expect_trials("to report on", grid)
     rows = rates(results, grid)
-    if not rows:
-        raise _nothing(results, grid)
     panels, flows_shown = pictures.panels(results, grid), flows.flows(results, grid)
     zetas_shown = zetas.zetas(results, grid)
-    claims, guess = verdicts(results, grid=grid), sorted(set(guessing(results, grid=grid).values()))
+    claims = verdicts(results, grid=grid)
     patients_shown = patients.patients(results, grid)
     plots_shown = [_plot(index, one) for index, one in enumerate(curves.curves(results, grid))]
     return _template().render(
@@ -83,8 +81,7 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         plots=plots_shown,
         plots_rest=curves.rest_sql(grid, len(plots_shown)),
         verdicts=claims,
-        guessing=guess,
-        answered=bool(guess) or any(one.answer != "not enough data" for one in claims),
+        answered=any(one.left_out or one.answer != "not enough data" for one in claims),
         patients=patients_shown,
         patients_rest=patients.rest_sql(grid, len(patients_shown)),
         defences=defences(results, grid=grid),
@@ -93,13 +90,6 @@ def write_report(results: Results, *, grid: str | None = None) -> str:
         failures=facts.failures(results, grid),
         failures_sql=facts.failures_sql(grid),
     )
-
-
-def _nothing(results: Results, grid: str | None) -> StoreError:
-    grids = sorted({name for name, _ in results.keys("trials")} - {grid})
-    if grid is not None and grids:
-        return StoreError(f"{results.objects.uri}: no trial of grid {grid!r}; there are trials of {', '.join(grids)}")
-    return StoreError(f"{results.objects.uri}: expected trials to report on, found none; run a grid into it first")
 
 
 def _grouped(rows: Sequence[RateRow]) -> list[RateGroup]:

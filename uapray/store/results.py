@@ -116,6 +116,23 @@ class Results:
         found, done = until_settled(lambda: self._holdings([table]))
         return {(one.grid, step) for one in found[table] for step in one.steps if done.has(table, one.grid, step)}
 
+    def expect_trials(self, purpose: str, grid: str | None = None) -> None:
+        """Refuse a store without trials, since nothing can be said of it.
+
+        Args:
+            purpose: What they are wanted for, e.g. "to report on".
+            grid: Trials of this grid; None: of any.
+
+        Raises:
+            StoreError: If there is none; it names the grids that have some.
+        """
+        grids = {name for name, _ in self.keys("trials")}
+        if grid is not None and grids and grid not in grids:
+            names = ", ".join(sorted(grids))
+            raise StoreError(f"{self.objects.uri}: no trial of grid {grid!r}; there are trials of {names}")
+        if not grids:
+            raise StoreError(f"{self.objects.uri}: expected trials {purpose}, found none; run a grid into it first")
+
     def _holdings(self, tables: Sequence[str], grid: str | None = None) -> tuple[dict[str, list[Holding]], Finished]:
         """List tables, and before them what says which of their steps are finished."""
         for table in tables:

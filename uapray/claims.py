@@ -1,0 +1,268 @@
+"""The published claims, and the figures of trials that speak for or against each."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from uapray.config import BLACK_BOX
+from uapray.over_seeds import SeedMean, mean_over_seeds
+
+MIN_SEEDS = 3
+MIN_ARCHITECTURES = 3
+SAME_RATE = 0.05  # (b): rates on source and test images that differ by less are called alike
+SMALL_SPREAD = 0.10  # (d): the widest difference between architectures that is called small
+HELP, RARELY = 0.10, 0.20  # (e): a rate that falls by so much is called helped; the share of cases that is called rare
+PUBLISHED_RATE, HALF, BLACK_BOX_RATE = 0.8, 0.5, 0.4
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A figure before it is judged: a part of the claim wants it above ``floor``, or within ``band`` of 0.
+
+    Attributes:
+        about: What was compared, for people.
+        value: The figure.
+        variance: Its own.
+        trial_ids: The trials behind it.
+        enough: Whether there are seeds enough to judge it.
+        floor: What the claim wants it above; None where it wants it near 0.
+        band: How near to 0.
+        part: Which of the things that the claim says it belongs to.
+    """
+
+    about: str
+    value: float
+    variance: float
+    trial_ids: tuple[str, ...]
+    enough: bool
+    floor: float | None = None
+    band: float | None = None
+    part: int = 0
+
+
+def setting(row: Row) -> tuple[Any, ...]:
+    """Return what searches and their control must share to be compared: data, classifier and size of the ball."""
+    named = (row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
+    return (*named, row["setting"]["xi_from"])
+
+
+def _own(row: Row) -> bool:
+    return row["source"] is not None and row["source"].startswith(f"{row['data']}/")
+
+
+def _white_box(row: Row) -> bool:
+    return row["rule"] != "random" and row["rule"] not in BLACK_BOX and _own(row) and "[" not in row["source"]
+
+
+def _success(row: Row) -> float | None:
+    """Return what was to be raised: the fooling rate, targeted the success rate of images not of the target."""
+    value: float | None = row["success"]
+    return value
+
+
+def _cells(
+    rows: Iterable[Row], wanted: Callable[[Row], bool], rate: Callable[[Row], float | None] = _success
+) -> dict[tuple[Any, ...], SeedMean]:
+    """Return the mean over seeds of each setting and rule."""
+    chosen = [row for row in rows if wanted(row) and rate(row) is not None]
+    keyed = groupby(chosen, key=lambda row: (*setting(row), row["rule"], row["source"]))
+    return {key[:-1]: _mean(list(each), rate) for key, each in keyed}
+
+
+def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> SeedMean:
+    images = min(row["success_images" if rate is _success else "images"] for row in rows)
+    return mean_over_seeds([float(rate(row) or 0.0) for row in rows], images, [row["trial_id"] for row in rows])
+
+
+def _controls(rows: Iterable[Row]) -> dict[tuple[Any, ...], SeedMean]:
+    return {key[:-1]: one for key, one in _cells(rows, lambda row: row["rule"] == "random").items()}
+
+
+def _about(key: tuple[Any, ...]) -> str:
+    data, classifier, _, norm, zeta, target, xi_from, *rule = key
+    aim = "" if target is None else f" → {target}"
+    size = "" if zeta is None else f" {zeta:g}" if xi_from is None else f" {zeta:g} of {xi_from}"
+    return " ".join([f"{data}, {classifier}, {norm}{size}{aim}", *rule])
+
+
+def _difference(about: str, one: SeedMean, other: SeedMean, *, floor: float = 0.0) -> Effect:
+    enough = min(one.seeds, other.seeds) >= MIN_SEEDS
+    ids = (*one.trial_ids, *other.trial_ids)
+    return Effect(about, one.value - other.value, one.variance + other.variance, ids, enough, floor)
+
+
+def _level(about: str, one: SeedMean, floor: float) -> Effect:
+    return Effect(about, one.value, one.variance, one.trial_ids, one.seeds >= MIN_SEEDS, floor)
+
+
+def _above_random(rows: Sequence[Row]) -> Iterator[Effect]:
+    controls = _controls(rows)
+    for key, one in _cells(rows, _white_box).items():
+        if (control := controls.get(key[:-1])) is not None:
+            yield _difference(f"{_about(key)} − random", one, control)
+
+
+def _train_like_test(rows: Sequence[Row]) -> Iterator[Effect]:
+    known = [row for row in rows if _white_box(row) and row["source_fooling_rate"] is not None]
+    on_source = _cells(known, lambda _row: True, lambda row: row["source_fooling_rate"])
+    on_test = _cells(known, lambda _row: True, lambda row: row["fooling_rate"])
+    for key, one in on_source.items():
+        found = _difference(f"{_about(key)}, source − test", one, on_test[key])
+        yield replace(found, trial_ids=one.trial_ids, floor=None, band=SAME_RATE)
+
+
+def _high(rows: Sequence[Row]) -> Iterator[Effect]:
+    def published(row: Row) -> float | None:
+        value: float | None = row["fooling_rate" if row["target"] is None else "targeted_success_rate"]
+        return value
+
+    for key, one in _cells(rows, _white_box, published).items():
+        yield _level(_about(key), one, PUBLISHED_RATE)
+
+
+def _alike_over_architectures(rows: Sequence[Row]) -> Iterator[Effect]:
+    architectures = {row["classifier_sha256"]: row["architecture"] for row in rows}
+    cells = _cells(rows, _white_box)
+
+    def shared(key: tuple[Any, ...]) -> tuple[str, ...]:
+        return tuple(map(str, (key[0], *key[3:])))
+
+    for _, keys in groupby(sorted(cells, key=shared), key=shared):
+        each = {key: cells[key] for key in keys}
+        enough = len({architectures[key[2]] for key in each}) >= MIN_ARCHITECTURES
+        if len(each) < 2:
+            continue
+        low, high = (pick(each.values(), key=lambda one: one.value) for pick in (min, max))
+        key = next(iter(each))
+        about = _about((key[0], f"widest difference of {len(each)} classifiers", *key[2:]))
+        found = _difference(about, high, low)
+        yield replace(found, enough=found.enough and enough, floor=None, band=SMALL_SPREAD)
+
+
+def _retraining_helps_rarely(rows: Sequence[Row]) -> Iterator[Effect]:
+    hardened = {(row["classifier_sha256"], *setting(row)[3:]): row["undefended_sha256"] for row in rows}
+    cells = _cells(rows, _white_box)
+    by_weights = {(key[0], *key[2:]): one for key, one in cells.items()}
+    for key, after in cells.items():
+        undefended = hardened[key[2:7]]
+        if undefended is not None and (before := by_weights.get((key[0], undefended, *key[3:]))) is not None:
+            yield _difference(f"{_about(key)}, hardened − undefended", after, before, floor=-HELP)
+
+
+def _natural_between(rows: Sequence[Row]) -> Iterator[Effect]:
+    own, controls = _cells(rows, _white_box), _controls(rows)
+    for source in sorted({row["source"] for row in rows if row["source"] is not None and not _own(row)}):
+        of_source = [row for row in rows if row["source"] == source and row["rule"] not in {"random", *BLACK_BOX}]
+        for key, one in _cells(of_source, lambda _row: True).items():
+            if (control := controls.get(key[:-1])) is not None:
+                yield _difference(f"{_about(key)}, from {source} − random", one, control)
+            if (better := own.get(key)) is not None:
+                yield replace(_difference(f"{_about(key)}, from own images − from {source}", better, one), part=1)
+
+
+def _scratch_between(rows: Sequence[Row]) -> Iterator[Effect]:
+    begun = {row["classifier_sha256"]: (row["architecture"], row["initial_weights"]) for row in rows}
+    cells, controls = _cells(rows, _white_box), _controls(rows)
+    for key, scratch in cells.items():
+        architecture, weights = begun[key[2]]
+        if weights != "random":
+            continue
+        if (control := controls.get(key[:-1])) is not None:
+            yield _difference(f"{_about(key)}, from scratch − random perturbation", scratch, control)
+        for other, transferred in cells.items():
+            same = (key[0], *key[3:]) == (other[0], *other[3:])
+            if same and begun[other[2]][0] == architecture and begun[other[2]][1] not in ("random", None):
+                yield replace(_difference(f"{_about(key)}, transferred − from scratch", transferred, scratch), part=1)
+
+
+def _each_class(rows: Sequence[Row]) -> Iterator[Effect]:
+    for key, one in _cells(rows, lambda row: _white_box(row) and row["target"] is not None).items():
+        yield _level(_about(key), one, HALF)
+
+
+def _black_box(rows: Sequence[Row]) -> Iterator[Effect]:
+    for key, one in _cells(rows, lambda row: row["rule"] in BLACK_BOX).items():
+        yield _level(_about(key), one, BLACK_BOX_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A published claim and how it is held against trials.
+
+    Attributes:
+        letter: Its name.
+        says: What it claims.
+        needs: What a store must hold for an answer.
+        find: Makes its effects of trials.
+        of_level: Whether it is judged at one zeta.
+        of_hardened: Whether hardened classifiers are held against it too.
+        parts: How many things it says, each of which must hold.
+        tolerates: Share of the cases in which it may fail.
+    """
+
+    letter: str
+    says: str
+    needs: str
+    find: Callable[[Sequence[Row]], Iterable[Effect]]
+    of_level: bool = False
+    of_hardened: bool = False
+    parts: int = 1
+    tolerates: float = 0.0
+
+
+_SEEDS = f"{MIN_SEEDS} seeds each"
+CLAIMS = (
+    Claim(
+        "a",
+        "a universal perturbation fools more than a random one of its size",
+        f"searches and the control, {_SEEDS}",
+        _above_random,
+    ),
+    Claim("b", "it fools unseen images as it does those it was made from", f"searches, {_SEEDS}", _train_like_test),
+    Claim("c", "it succeeds on more than 80 % of the images", f"searches, {_SEEDS}", _high, of_level=True),
+    Claim(
+        "d",
+        "architectures differ little",
+        f"searches on {MIN_ARCHITECTURES} architectures, {_SEEDS}",
+        _alike_over_architectures,
+    ),
+    Claim(
+        "e",
+        "retraining against perturbations rarely helps",
+        f"classifiers hardened and as they were, {_SEEDS}",
+        _retraining_helps_rarely,
+        of_hardened=True,
+        tolerates=RARELY,
+    ),
+    Claim(
+        "f",
+        "perturbations made from other images do more than random ones, and less than those from own images",
+        f"a grid with other sources, {_SEEDS}",
+        _natural_between,
+        parts=2,
+    ),
+    Claim(
+        "g",
+        "classifiers from scratch are fooled less than transferred ones, and more than by chance",
+        f"an architecture from random and from other weights, {_SEEDS}",
+        _scratch_between,
+        parts=2,
+    ),
+    Claim(
+        "h",
+        "a targeted perturbation works for each class",
+        f"each class as target, {_SEEDS}",
+        _each_class,
+        of_level=True,
+    ),
+    Claim(
+        "i",
+        "who only sees the answers succeeds on 40 % and more",
+        f"black-box rules, {_SEEDS}",
+        _black_box,
+        of_level=True,
+    ),
+)
