@@ -458,6 +458,55 @@ def test_of_several_classifiers_each_has_its_voice() -> None:
     assert {tuple(batch) for batch in pools[0].gradients} == {tuple(batch) for batch in pools[1].gradients}
 
 
+# Which images are asked
+
+
+@given(seed=st.integers(0, 20), target=st.sampled_from([None, 0, 1]), size=st.integers(1, 12))
+def test_of_two_classes_those_of_the_aim_are_left_out_and_the_others_asked_in_turn(
+    seed: int, target: int | None, size: int
+) -> None:
+    victim = two_class(IMAGES, share=0.4)
+    pool = pool_of(victim.module, {"train": IMAGES})
+    task = task_of(victim.module, pool, len(IMAGES), target=target, classes=2, seed=seed)
+    settings = settings_of("aimed-ascent", size=size, screen_rounds=2)
+    for snapshot in walked(task, settings):
+        walked_by = snapshot.starts[0].rounds
+    assert snapshot.image_gradients == pool.image_gradients
+    (winner,) = snapshot.starts
+    aim = winner.aim.target
+    walk = Rounds(rule_of("spgd", task.p, task.xi), task, settings)
+    asked = np.concatenate(list(walk._asked(winner, 0, walked_by)))
+    others = np.flatnonzero(task.source.reference != aim)
+    half = max(1, min(size, len(task.source)) // 2)
+    assert len(asked) == walked_by * half
+    assert set(asked) <= set(others)
+    lap = len(others) // half * half
+    for first in range(0, len(asked) - lap + 1, lap):
+        assert len(set(asked[first : first + lap])) == lap, "each once before any a second time"
+    assert walk.images_seen(winner) == len(set(asked))
+
+
+def test_nothing_is_left_out_of_many_classes_without_an_aim_or_where_too_few_would_be_left() -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task, settings = task_of(CNN, pool, len(IMAGES), target=1), settings_of("aimed-ascent")
+    assert not Rounds(rule_of("spgd", task.p, task.xi), task, settings).leaves_out
+    victim = two_class(IMAGES, share=0.4)
+    two = task_of(victim.module, pool_of(victim.module, {"train": IMAGES}), len(IMAGES), classes=2)
+    for changes in ({"starts": 1}, {"leave_out": False}):
+        other = Search.model_validate({**settings.model_dump(), **changes})
+        assert not Rounds(rule_of("spgd", two.p, two.xi), two, other).leaves_out
+    (member,) = two.members
+    one_sided = replace(member, source=replace(member.source, reference=np.zeros_like(member.source.reference)))
+    lost = replace(two, members=(one_sided,))
+    walk = Rounds(rule_of("spgd", lost.p, lost.xi), lost, settings)
+    assert walk.leaves_out
+    rarest = walk.begin()[0]
+    assert rarest.aim.target == 1
+    for start, images in zip(walk.begin(), (len(two.source), len(two.source)), strict=True):
+        lap = images // walk.pace.round_size
+        assert len(set(np.concatenate(list(walk._asked(start, 0, lap))))) == lap * walk.pace.round_size
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_leading_direction_is_that_of_the_singular_value_decomposition(norm: str) -> None:
     pool = pool_of(CNN, {"train": IMAGES})

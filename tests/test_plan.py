@@ -50,7 +50,22 @@ def test_identifiers_of_this_version() -> None:
     assert (aimed.search.rule, random.search.rule) == ("aimed-ascent", "random")
     assert aimed.source.key == "d4bcc3a518f7af8aee1d"
     assert aimed.victim.key == "2fe69898f62dba6071f3"
-    assert [aimed.trial_id, random.trial_id] == ["51c12f3d8158250c4939", "c5ef1b464ce9d4413a41"]
+    assert [aimed.trial_id, random.trial_id] == ["d3657dc6016fddcce3dc", "c5ef1b464ce9d4413a41"]
+
+
+def test_leaving_images_out_is_part_of_the_key_where_it_does_something() -> None:
+    def both(rule: str = "aimed-ascent", classes: str = "AB", **changes: Any) -> int:
+        rules = [{"rule": rule, "leave_out": leave} for leave in (True, False)]
+        values = {"name": "g", "data": [{"uri": "x.parquet"}], "classifiers": TRAIN, "control": False, "rules": rules}
+        grid = parse_grid(yaml.safe_dump({**values, **changes}), origin="grid.yaml")
+        return len({one.trial_id for one in plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials})
+
+    assert both() == 2
+    assert both(targets=["A"]) == 2
+    assert both("spgd") == 1, "its one start has no aim"
+    assert both("spgd", targets=["A"]) == 2
+    assert both(classes="ABC") == both(classes="ABC", targets=["A"]) == 1
+    assert ids(control=False) == ids(control=False, rules=[{"rule": "aimed-ascent", "leave_out": True}])
 
 
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
@@ -270,9 +285,11 @@ def test_image_gradients_are_estimated_before_the_run() -> None:
     settings = {"rule": "aimed-ascent", "starts": 4, "batch_size": 4, "round_size": 4, "budget": {"max_epochs": 2}}
     aimed, random = plan(rules=[settings]).trials
     # 24 of 30 are not held out: six rounds a pass; of two classes two starts, which make four rounds each in the heat
-    assert aimed.image_gradients() == 4 * (2 * 4 + 8)
+    assert aimed.image_gradients() == 2 * (2 * 4 + 8)
+    (whole,) = plan(rules=[settings | {"leave_out": False}], control=False).trials
+    assert whole.image_gradients() == 4 * (2 * 4 + 8)
     (targeted, _) = plan(rules=[settings], targets=["NORMAL"]).trials
-    assert targeted.image_gradients() == 4 * 12
+    assert targeted.image_gradients() == 2 * 12
     assert random.image_gradients() == 0
     (limited, _) = plan(budget={"max_image_gradients": 100}).trials
     assert limited.image_gradients() == 100

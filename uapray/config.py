@@ -40,7 +40,7 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 4, "step_decay": None, "batch_size": 8, "round_size": 8},
+    "aimed-ascent": {"starts": 4, "step_decay": None, "batch_size": 8, "round_size": 8, "leave_out": True},
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
@@ -155,6 +155,9 @@ class Search(Settings):
             the others see as many again, and so on. None: all images, every candidate, as published.
         starts: Searches begun at most, since the search has several basins: nontargeted one a class, those with the
             highest ceiling first, and one that aims nowhere; targeted always one.
+        leave_out: Of two classes, whether images that are of the class aimed at when clean are left out of the
+            gradients: they are where the others are to go. Batches are half as large then, and an aim is kept to the
+            end.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
@@ -183,6 +186,7 @@ class Search(Settings):
     population: int = Field(16, gt=3)
     race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
+    leave_out: bool = False
     screen_rounds: int = Field(8, gt=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)

@@ -10,9 +10,9 @@ class Pace:
     """How a pass over the source images is divided.
 
     Attributes:
-        batch_size: Images of a batch; all of them where there are fewer than asked for.
+        batch_size: Images of a batch; all of them where there are fewer than wanted.
         batches_a_round: Batches between two changes of the perturbation.
-        rounds_an_epoch: Rounds of one pass.
+        rounds_an_epoch: Rounds of one pass, images that are left out included.
         legs_an_epoch: Measurements of one pass, a leg before each.
     """
 
@@ -32,10 +32,17 @@ class Pace:
         return self.rounds_an_epoch // self.legs_an_epoch
 
 
-def pace_of(images: int, settings: Search) -> Pace:
-    """Return how a search of that many source images goes on: whole batches, whole rounds."""
+def pace_of(images: int, settings: Search, *, halved: bool = False) -> Pace:
+    """Return how a search of that many source images goes on: whole batches, whole rounds.
+
+    Args:
+        images: How many.
+        settings: How the search divides them.
+        halved: Whether a batch takes half of its images, those of one of two classes being left out.
+    """
     size = min(settings.batch_size, images)
     whole = images // size
     per_round = min(max(1, settings.round_size // size), whole)
     rounds = whole // per_round
-    return Pace(size, per_round, rounds, min(settings.measures_per_epoch, rounds))
+    asked = max(1, size // 2) if halved else size
+    return Pace(asked, per_round, rounds, min(settings.measures_per_epoch, rounds))

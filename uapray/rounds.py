@@ -1,6 +1,7 @@
 """Searches by rounds: replicas sum the raw gradients of small batches, and each sum moves the perturbation."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,7 +43,12 @@ class Rounds:
     @property
     def pace(self) -> Pace:
         """How a pass is divided."""
-        return pace_of(len(self.task.source), self.settings)
+        return pace_of(len(self.task.source), self.settings, halved=self.leaves_out)
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether images are left out that are of the class aimed at when clean."""
+        return leaves_out(self.settings, self.task.classes, targeted=self.task.objective.target is not None)
 
     @property
     def cost(self) -> Cost:
@@ -75,12 +81,10 @@ class Rounds:
     def advance(self, start: Start, until: int, aim: Objective) -> Start:
         """Return where a start stands after that many rounds, counted from its beginning."""
         task, pace, state = self.task, self.pace, start.state
-        a_pass = pace.rounds_an_epoch
-        for epoch in range(start.rounds // a_pass, math.ceil(until / a_pass)):
-            order = self._order(start, epoch)
-            for number in range(max(start.rounds, epoch * a_pass), min(until, (epoch + 1) * a_pass)):
-                batches = partial(self._round, order, number - epoch * a_pass)
-                state = self.rule.step(state, panel.gradient(task.members, batches, state.point, aim), number / a_pass)
+        aim = start.aim if self.leaves_out else aim
+        for number, places in enumerate(self._asked(start, start.rounds, until), start.rounds):
+            update = panel.gradient(task.members, partial(self._batches, places), state.point, aim)
+            state = self.rule.step(state, update, number / pace.rounds_an_epoch)
         made = until - start.rounds
         return replace(
             start,
@@ -97,22 +101,33 @@ class Rounds:
 
     def images_seen(self, start: Start) -> int:
         """Return how many different images a start has taken gradients of."""
-        pace = self.pace
-        passes, left = divmod(start.rounds, pace.rounds_an_epoch)
-        seen: set[int] = set()
-        for number in range(passes + 1):
-            order = self._order(start, number)
-            rounds = pace.rounds_an_epoch if number < passes else left
-            seen.update(order[: rounds * pace.round_size].tolist())
-        return len(seen)
+        seen = np.zeros(len(self.task.source), dtype=bool)
+        for places in self._asked(start, 0, start.rounds):
+            seen[places] = True
+        return int(seen.sum())
 
-    def _order(self, start: Start, epoch: int) -> NDArray[np.int64]:
-        return self.task.source.order(seed=self.task.seed * 1000 + start.index, epoch=epoch)
+    def _asked(self, start: Start, first: int, until: int) -> Iterator[NDArray[np.int64]]:
+        """Yield for each of some rounds the places of its images; a start visits them in an order of its own."""
+        source, size = self.task.source, self.pace.round_size
+        wanted = self._wanted(start.aim)
+        lap = int(wanted.sum()) // size
+        for visit in range(first // lap, math.ceil(until / lap)):
+            order = source.order(seed=self.task.seed * 1000 + start.index, epoch=visit)
+            order = order[wanted[order]]
+            for number in range(max(first - visit * lap, 0), min(until - visit * lap, lap)):
+                yield order[number * size : (number + 1) * size]
 
-    def _round(self, order: NDArray[np.int64], place: int, deck: Deck) -> list[Batch]:
+    def _wanted(self, aim: Objective) -> NDArray[np.bool_]:
+        """Return which images are asked: all, or those that a classifier does not take for the class aimed at."""
+        every = np.ones(len(self.task.source), dtype=bool)
+        if not self.leaves_out:
+            return every
+        others = np.any([member.source.reference != aim.target for member in self.task.members], axis=0)
+        return others if others.sum() >= self.pace.round_size else every
+
+    def _batches(self, places: NDArray[np.int64], deck: Deck) -> list[Batch]:
         """Return the batches of a round; the same images for each classifier."""
-        size = self.pace.round_size
-        return deck.dealt(order[place * size : (place + 1) * size], self.pace.batch_size)
+        return deck.dealt(places, self.pace.batch_size)
 
     def _begin(self, index: int, aim: Objective) -> Start:
         if self.settings.init == "zero":
@@ -150,6 +165,12 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
     return directed + 1, directed
 
 
+def leaves_out(settings: Search, classes: int, *, targeted: bool) -> bool:
+    """Return whether a search leaves out images: of two classes, where each of its starts has an aim."""
+    _, directed = how_many_starts(settings, classes, targeted=targeted)
+    return settings.leave_out and classes == 2 and (targeted or directed > 0)
+
+
 def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:
     """Return the surface point along the leading direction of the images' gradients at zero.
 
@@ -161,12 +182,12 @@ def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:
         start: Whose images and aim are taken.
         rounds: How many rounds' images; each is asked ``1 + POWER_STEPS`` times.
     """
-    task, zero, order = walk.task, torch.zeros(walk.task.shape), walk._order(start, 0)
+    task, zero = walk.task, torch.zeros(walk.task.shape)
+    asked_of = list(walk._asked(start, 0, rounds))
 
     def asked(along: Tensor | None) -> Tensor:
         parts = [
-            panel.gradient(task.members, partial(walk._round, order, number), zero, start.aim, along)
-            for number in range(rounds)
+            panel.gradient(task.members, partial(walk._batches, places), zero, start.aim, along) for places in asked_of
         ]
         total: Tensor = sum((part.total for part in parts[1:]), parts[0].total)
         return total

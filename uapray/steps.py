@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uapray import objects
 from uapray.clinical import Roles
-from uapray.config import BLACK_BOX, FP32, USUAL_XI_FROM, Arithmetic, Norm, Search, Threat
+from uapray.config import BLACK_BOX, FP32, USUAL_XI_FROM, Arithmetic, Search, Threat
 from uapray.coordinator import legs_of
 from uapray.data.dataset import ATTACKER, DataSet, with_attacker, with_source
 from uapray.data.images import ImageSet, chosen_images
@@ -24,7 +24,7 @@ from uapray.models.tensors import hash_tensors
 from uapray.pace import pace_of
 from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering
-from uapray.rounds import how_many_starts
+from uapray.rounds import how_many_starts, leaves_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class HardenStep:
                 "classifier": self.base.bare_key,
                 "data": self.source.key,
                 "settings": self.settings.identity(),
-                "rule": _identity(self.settings.rule, self.settings.norm, targeted=self.settings.target is not None),
+                "rule": _identity(self.settings.rule, self.threat, self.source.data.class_names),
                 "round": self.round,
             },
         )
@@ -339,7 +339,7 @@ class TrialStep:
             "classifier": self.victim.key,
             "data": self.source.key,
             "threat": _plain(self.threat),
-            "search": _identity(self.search, self.threat.norm, targeted=self.threat.target is not None),
+            "search": _identity(self.search, self.threat, self.source.data.class_names),
             "seed": self.seed,
         }
         if self.gradients_in not in (None, FP32):
@@ -423,7 +423,8 @@ def _image_gradients(search: Search, images: int, classes: int, *, targeted: boo
     if search.max_epochs == math.inf:
         return budget.max_image_gradients or 0
     starts, _ = how_many_starts(search, classes, targeted=targeted)
-    pace = pace_of(int(images - min(images * search.validation_share, search.max_validation_images)), search)
+    source = int(images - min(images * search.validation_share, search.max_validation_images))
+    pace = pace_of(source, search, halved=leaves_out(search, classes, targeted=targeted))
     rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
     return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
 
@@ -435,14 +436,16 @@ def _plain(threat: Threat) -> CanonicalJson:
 
 
 @lru_cache
-def _identity(search: Search, norm: Norm, *, targeted: bool) -> CanonicalJson:
+def _identity(search: Search, threat: Threat, class_names: tuple[str, ...]) -> CanonicalJson:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
         return canonical_json({"rule": search.rule})
-    described = search.model_dump(mode="json", exclude={"refine_epochs"})
+    targeted = threat.target is not None
+    without = set() if leaves_out(search, len(class_names), targeted=targeted) else {"leave_out"}
+    described = search.model_dump(mode="json", exclude={"refine_epochs", *without})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
-    loss, step_size = search.raised(targeted=targeted), search.first_step(norm)
+    loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "budget": budget}
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()

@@ -24,7 +24,7 @@ from uapray.pace import pace_of
 from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 from uapray.rendering import Rendering
-from uapray.rounds import Rounds
+from uapray.rounds import Rounds, leaves_out
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 from uapray.steady import one_thread
@@ -184,16 +184,17 @@ def _mean_norm(images: NDArray[np.uint8], rows: NDArray[np.int64], p: float) -> 
     return sum(len(part) * mean_norm(part, p=p) for part in parts) / len(rows)
 
 
-def rule_of(settings: Search, threat: Threat, xi: float, images: int) -> tuple[Rule, float]:
+def rule_of(settings: Search, threat: Threat, xi: float, images: int, *, halved: bool = False) -> tuple[Rule, float]:
     """Return the update rule for that many source images, and the length of its first step in pixel units.
 
-    An inner walk of `sga` is no longer than a leg or heat: what is judged at its end has moved.
+    An inner walk of `sga` is no longer than a leg or heat: what is judged at its end has moved. Where images are left
+    out a pass is halved, and takes half as many image-gradients.
     """
     p = order(threat.norm)
-    size, decay = settings.first_step(threat.norm), settings.decay(images)
+    size, decay = settings.first_step(threat.norm), settings.decay(images // 2 if halved else images)
     match settings.rule:
         case "sga":
-            inner = min(settings.inner_rounds, pace_of(images, settings).rounds_a_leg)
+            inner = min(settings.inner_rounds, pace_of(images, settings, halved=halved).rounds_a_leg)
             inner = inner if settings.starts == 1 else min(inner, LEAST_HEAT)
             rule = sga(p=p, xi=xi, step_size=size, step_decay=decay, inner_rounds=inner)
         case "df-uap":
@@ -212,7 +213,8 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
         ConfigError: If the rule cannot work on several classifiers.
     """
     if settings.rule not in SEQUENTIAL:
-        rule, epsilon = rule_of(settings, threat, task.xi, len(task.source))
+        halved = leaves_out(settings, task.classes, targeted=task.objective.target is not None)
+        rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), halved=halved)
         return Rounds(rule, task, settings, begin_at), epsilon
     if len(task.members) > 1:
         raise ConfigError(
