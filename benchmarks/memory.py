@@ -3,10 +3,10 @@
     python benchmarks/memory.py [--images 7000] [--size 299] [--replicas 4] [--trials 100000]
 
 Imports: private memory of a process that has imported what a replica needs, one of three at once, so that pages they
-share count for none. Images: as many bytes as they are as uint8 should be in shared memory once, whatever the number of
-replicas. A replica: its private memory besides its model, before it has work and after it has taken gradients of
-batches; the difference is what the activations of one batch take. A plan: seconds and memory of a process that plans so
-many trials.
+share count for none; and of a Ray actor that has imported torch and nothing else. Images: as many bytes as they are as
+uint8 should be in shared memory once, whatever the number of replicas. A replica: its private memory besides its model,
+before it has work and after it has taken gradients of batches; the difference is what the activations of one batch
+take. A plan: seconds and memory of a process that plans so many trials.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main() -> None:
     deck = Deck("train", np.arange(asked.batch_size), np.zeros(asked.batch_size, dtype=np.int64))
     batches = deck.shuffled(batch_size=asked.batch_size, seed=0, epoch=0)
     with session("local", cpus=asked.replicas):
+        print(f"a Ray actor that imports torch and does nothing: {actor_with_torch() / MB:,.0f} MB private")
         shared = share(images)
         del images
         for replicas in (1, asked.replicas):
@@ -71,6 +72,22 @@ def main() -> None:
                 f"{asked.batch_size}"
             )
             pool.close()
+
+
+def actor_with_torch() -> int:
+    """Return the private memory of a Ray actor that has imported torch, bytes, while two others like it run."""
+
+    class Idle:
+        def up(self) -> int:
+            import torch as _
+
+            return int(psutil.Process().memory_full_info().uss)
+
+    three = [ray.remote(Idle).options(num_cpus=0).remote() for _ in range(3)]
+    used = ray.get([one.up.remote() for one in three])[0]
+    for one in three:
+        ray.kill(one)
+    return int(used)
 
 
 def most_private() -> int:
