@@ -10,6 +10,7 @@ take. A plan: seconds and memory of a process that plans so many trials.
 """
 
 import argparse
+import importlib
 import resource
 import subprocess
 import sys
@@ -79,8 +80,7 @@ def actor_with_torch() -> int:
 
     class Idle:
         def up(self) -> int:
-            import torch as _
-
+            importlib.import_module("torch")
             return int(psutil.Process().memory_full_info().uss)
 
     three = [ray.remote(Idle).options(num_cpus=0).remote() for _ in range(3)]
