@@ -16,7 +16,7 @@ import uapray
 from uapray.data.images import ImageSet
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError, StoppedError
-from uapray.experiment import Summary, find_missing, run_missing, standing_rows, unmended
+from uapray.experiment import Lane, Summary, find_missing, next_group, run_missing, standing_rows, unmended
 from uapray.grid import parse_grid
 from uapray.models.card import Card
 from uapray.models.weights import make_classifier, save_classifier
@@ -175,6 +175,29 @@ def judged_plan(tmp_path: Path, **changes: object) -> Plan:
 
 def run_all(planned: Plan, results: Results) -> Summary:
     return run_missing(Run(planned, results, LOCAL), find_missing(planned, results))
+
+
+def test_no_group_takes_a_place_to_wait_for_the_training_of_another(tmp_path: Path, results: Results) -> None:
+    write_data(tmp_path / "one.parquet")
+    recipe = {"base": "quick", "epochs": 1}
+    base = {"architecture": "tiny-cnn", "initial_weights": "random", "recipe": recipe, "name": "a"}
+    hardened = ["none", {"method": "universal-training", "recipe": recipe}]
+    planned = judged_plan(
+        tmp_path,
+        classifiers=[{**base, "tuned": [0.5, 1]}, {**base, "name": "b", "train_seeds": [1], "hardened": hardened}],
+        data=[{"uri": "one.parquet", "size": 32}],
+        control=False,
+    )
+    half, whole, other, hard = find_missing(planned, results).groups
+    assert whole.victim.lineage < half.victim.lineage
+    assert other.victim.lineage < hard.victim.lineage
+    lanes = [Lane(half.victim.lineage)]
+    assert next_group([whole, other, hard], lanes) is other
+    lanes.append(Lane(other.victim.lineage))
+    assert next_group([whole, hard], lanes) is None
+    lanes[0].had.set_result(None)
+    assert next_group([hard, whole], lanes) is whole, "a classifier that is there keeps nobody waiting"
+    assert next_group([], lanes) is None
 
 
 def contents(results: Results, *tables: str) -> dict[str, bytes]:

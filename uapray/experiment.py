@@ -1,7 +1,7 @@
 """Joins plan, replicas and store: what the command line and a job script call."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -142,6 +142,28 @@ def run_missing(run: Run, missing: Missing) -> Summary:
     return Summary(asked - failed, run.plan.count - asked, failed)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """A group that runs beside others.
+
+    Attributes:
+        lineage: Keys of its classifier and of those that this is made from.
+        had: Done as soon as the group has its classifier.
+    """
+
+    lineage: frozenset[str]
+    had: Future[None] = field(default_factory=Future)
+
+
+def next_group(waiting: Iterable[Group], lanes: Iterable[Lane]) -> Group | None:
+    """Return the first group that would not wait for a classifier which another group is making now; None if all would.
+
+    A group that waits for another's training would hold a place where a third could use its replicas.
+    """
+    made_now = frozenset[str]().union(*(lane.lineage for lane in lanes if not lane.had.done()))
+    return next((group for group in waiting if made_now.isdisjoint(group.victim.lineage)), None)
+
+
 def _side_by_side(run: Run, groups: Sequence[Group], shelf: Shelf, note: Noting) -> int:
     """Run groups, as many at a time as there is room for; return how many trials failed.
 
@@ -152,21 +174,28 @@ def _side_by_side(run: Run, groups: Sequence[Group], shelf: Shelf, note: Noting)
     run = replace(run, watcher=replace(run.watcher, spent=note.spent, unkept=note.unkept))
     metrics = Metrics(run.plan.grid.name) if wanted.kind == "ray" else None
     floor = Floor()
-    waiting, lanes = deque(groups), set[Future[int]]()
+    waiting, lanes = deque(groups), dict[Future[int], Lane]()
     with ThreadPoolExecutor(max(1, len(groups))) as threads:
         try:
             while waiting or lanes:
                 at_once, replicas = share_out(wanted, room(wanted), len(waiting) + len(lanes))
                 mine = replace(run, resources=replace(wanted, replicas=replicas))
-                while waiting and (len(lanes) < at_once or (wanted.may_grow and len(lanes) == len(floor.pools))):
-                    lanes.add(threads.submit(run_group, mine, waiting.popleft(), shelf, floor, note))
+                while (group := next_group(waiting, lanes.values())) is not None and (
+                    len(lanes) < at_once or (wanted.may_grow and len(lanes) == len(floor.pools))
+                ):
+                    waiting.remove(group)
+                    lane = Lane(group.victim.lineage)
+                    lanes[threads.submit(run_group, mine, group, shelf, floor, note, lane.had)] = lane
                 if not waiting and wanted.replicas is None:
                     floor.grow(replicas)
-                ended, lanes = wait(lanes, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+                news: list[Future[Any]] = [*lanes, *(lane.had for lane in lanes.values() if not lane.had.done())]
+                wait(news, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+                ended = [one for one in lanes if one.done()]
                 note.replicas(floor.totals())
                 if metrics is not None:
                     metrics.show(note.now.totals())
                 for one in ended:
+                    del lanes[one]
                     if (error := one.exception()) is None:
                         failed += one.result()
                     else:

@@ -101,8 +101,8 @@ class Floor:
                 pool.grow(replicas)
 
 
-def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) -> int:
-    """Run the trials of a group; return how many failed.
+def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting, had: Future[None]) -> int:
+    """Run the trials of a group; return how many failed. ``had`` is done as soon as it has its classifier.
 
     Raises:
         StoppedError: If the run was asked to stop.
@@ -120,6 +120,7 @@ def run_group(run: Run, group: Group, shelf: Shelf, floor: Floor, note: Noting) 
             bare = obtain(run, group.victim, held, group.trials[0].splits, shelf, check, floor.entered)
             rendering = group.victim.filter
             classifier = bare if rendering is None else filtered(bare, rendering)
+            had.set_result(None)
         except (UserError, ClusterError, StoppedError):
             raise
         except Exception as error:

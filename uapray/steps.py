@@ -248,6 +248,12 @@ class Victim:
         return None if self.hardened is None else f"{self.hardened.settings.method}:{self.hardened.round}"
 
     @property
+    def lineage(self) -> frozenset[str]:
+        """Keys of the classifier without its filter and of those that it is made from."""
+        step = self.hardened or self.interpolated
+        return frozenset({self.bare_key}) | (step.base.lineage if step is not None else frozenset())
+
+    @property
     def undefended(self) -> "Victim":
         """The classifier before its first round of hardening; itself if it is not hardened."""
         return self if self.hardened is None else self.hardened.base.undefended
