@@ -65,6 +65,8 @@ def test_leaving_images_out_is_part_of_the_key_where_it_does_something() -> None
     assert both("spgd") == 1, "its one start has no aim"
     assert both("spgd", targets=["A"]) == 2
     assert both(classes="ABC") == both(classes="ABC", targets=["A"]) == 1
+    assert both(zetas=[0.01, 0.02, 0.04], curve=True) == 6
+    assert both("spgd", zetas=[0.01, 0.02, 0.04], curve=True) == 5, "what continues has an aim"
     assert ids(control=False) == ids(control=False, rules=[{"rule": "aimed-ascent", "leave_out": True}])
 
 

@@ -92,6 +92,24 @@ def test_a_search_that_continues_starts_at_the_new_surface_and_loses_nothing(rul
     assert torch.equal(again.perturbation, found.perturbation)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_a_search_that_continues_leaves_out_the_images_that_are_where_it_leads(share: float) -> None:
+    images = image_set(100)
+    victim = two_class(images.images, share=share)
+    arena, pool = arena_of(victim.module, images)
+    settings = settings_of("aimed-ascent", refine_epochs=0.5, starts=4)
+    first = find(arena, Threat(xi=0.02), settings, seed=0)
+    outcome = judge(arena, "train", first.perturbation, target=None).outcome
+    (leads_to,) = {int(said) for said, clean in zip(outcome.perturbed, outcome.clean, strict=True) if said != clean}
+    clean = arena.clean("train")
+    assert {int(clean[place]) for batch in pool.gradients[-4:] for place in batch} == {1 - leads_to}
+    pool.gradients.clear()
+    found = find(arena, Threat(xi=0.05), settings, seed=0, begin_at=first.perturbation)
+    assert {int(clean[place]) for batch in pool.gradients for place in batch} == {1 - leads_to}
+    assert pool.image_gradients == found.image_gradients == 4 * math.ceil(0.5 * (80 // 8))
+    assert length(found.perturbation - first.perturbation * 2.5, p=math.inf) < 1e-6, "the best one, which is linear"
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_budget_too_small_to_refine_keeps_what_it_began_with(rule: str) -> None:
     images = image_set(100)

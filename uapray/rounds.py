@@ -18,7 +18,7 @@ from uapray.attack.rules import Rule
 from uapray.config import Search
 from uapray.coordinator import Cost, Start, Task
 from uapray.pace import Pace, pace_of
-from uapray.pool import Deck
+from uapray.pool import Deck, predicted
 from uapray.replica import Batch
 
 POWER_STEPS = 2
@@ -48,7 +48,8 @@ class Rounds:
     @property
     def leaves_out(self) -> bool:
         """Whether images are left out that are of the class aimed at when clean."""
-        return leaves_out(self.settings, self.task.classes, targeted=self.task.objective.target is not None)
+        targeted = self.task.objective.target is not None
+        return leaves_out(self.settings, self.task.classes, targeted=targeted, continues=self.origin is not None)
 
     @property
     def cost(self) -> Cost:
@@ -62,12 +63,14 @@ class Rounds:
         Nontargeted: the first starts aim at one class each, those with the highest ceiling (the fewest images in
         them already) first; the others aim nowhere. A universal perturbation of a classifier with few classes
         sends all images to one class, and which one is decided early. All begin where ``init`` says. A search that
-        continues has one start, at the point of the new surface that the perturbation points to.
+        continues has one start, at the point of the new surface that the perturbation points to; if it leaves out
+        images it goes on to where that one leads.
         """
         task, settings = self.task, self.settings
         if self.origin is not None:
             there = extend(self.origin, p=task.p, xi=task.xi)
-            return (replace(self._begin_at(0, task.objective, there), moved=True),)
+            start = replace(self._begin_at(0, task.objective, there), moved=True)
+            return (start if task.objective.target is not None or not self.leaves_out else self._aimed(start),)
         count, directed = how_many_starts(settings, task.classes, targeted=task.objective.target is not None)
         share = np.bincount(task.source.reference, minlength=task.classes)
         order = np.argsort(share, kind="stable")
@@ -146,6 +149,20 @@ class Rounds:
     def _begin_at(self, index: int, aim: Objective, v: Tensor) -> Start:
         return Start(index, self.rule.start(v), aim)
 
+    def _aimed(self, start: Start) -> Start:
+        """Return a start that aims where it leads already: at the class that gains validation images by it.
+
+        If none gains any, it aims at the rarer one, as a search does that begins anew.
+        """
+        members = self.task.members
+        said = [predicted(one.pool.logits(start.state.v, one.validation.in_turn())) for one in members]
+        clean = [one.validation.reference for one in members]
+        now, before = (np.bincount(np.concatenate(each), minlength=self.task.classes) for each in (said, clean))
+        aim = replace(
+            start.aim, target=max(range(self.task.classes), key=lambda one: (now[one] - before[one], -before[one]))
+        )
+        return replace(start, aim=aim, image_queries=start.image_queries + self.task.validation_queries)
+
     def _draw(self, index: int) -> Tensor:
         task = self.task
         return random_perturbation(task.shape, p=task.p, xi=task.xi, seed=task.seed * 1000 + index)
@@ -165,10 +182,10 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
     return directed + 1, directed
 
 
-def leaves_out(settings: Search, classes: int, *, targeted: bool) -> bool:
-    """Return whether a search leaves out images: of two classes, where each of its starts has an aim."""
+def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:
+    """Return whether a search leaves out images: of two classes, where each of its starts has an aim or finds one."""
     _, directed = how_many_starts(settings, classes, targeted=targeted)
-    return settings.leave_out and classes == 2 and (targeted or directed > 0)
+    return settings.leave_out and classes == 2 and (targeted or continues or directed > 0)
 
 
 def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:

@@ -345,7 +345,9 @@ class TrialStep:
             "classifier": self.victim.key,
             "data": self.source.key,
             "threat": _plain(self.threat),
-            "search": _identity(self.search, self.threat, self.source.data.class_names),
+            "search": _identity(
+                self.search, self.threat, self.source.data.class_names, continues=self.continued_from is not None
+            ),
             "seed": self.seed,
         }
         if self.gradients_in not in (None, FP32):
@@ -399,10 +401,11 @@ class TrialStep:
 
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
-        search = self.search if self.continued_from is None else self.search.refinement()
+        continues = self.continued_from is not None
+        search = self.search.refinement() if continues else self.search
         classes, count = len(self.source.data.class_names), self.source.counts[self.made_on]
         count = min(count, self.made_from.images or count)
-        return _image_gradients(search, count, classes, targeted=self.threat.target is not None)
+        return _image_gradients(search, count, classes, targeted=self.threat.target is not None, continues=continues)
 
 
 def _initial_key(initial: str) -> str:
@@ -421,7 +424,7 @@ def _sha256(body: bytes) -> str:
 
 
 @lru_cache
-def _image_gradients(search: Search, images: int, classes: int, *, targeted: bool) -> int:
+def _image_gradients(search: Search, images: int, classes: int, *, targeted: bool, continues: bool) -> int:
     """Estimate what a search will spend."""
     budget = search.budget
     if search.rule == "random" or search.rule in BLACK_BOX:
@@ -430,7 +433,7 @@ def _image_gradients(search: Search, images: int, classes: int, *, targeted: boo
         return budget.max_image_gradients or 0
     starts, _ = how_many_starts(search, classes, targeted=targeted)
     source = int(images - min(images * search.validation_share, search.max_validation_images))
-    pace = pace_of(source, search, halved=leaves_out(search, classes, targeted=targeted))
+    pace = pace_of(source, search, halved=leaves_out(search, classes, targeted=targeted, continues=continues))
     rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
     return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
 
@@ -442,13 +445,15 @@ def _plain(threat: Threat) -> CanonicalJson:
 
 
 @lru_cache
-def _identity(search: Search, threat: Threat, class_names: tuple[str, ...]) -> CanonicalJson:
+def _identity(
+    search: Search, threat: Threat, class_names: tuple[str, ...], *, continues: bool = False
+) -> CanonicalJson:
     """Return the settings that decide a search's result, the rule's own among them; a control has none."""
     if search.rule == "random":
         return canonical_json({"rule": search.rule})
     targeted = threat.target is not None
-    without = set() if leaves_out(search, len(class_names), targeted=targeted) else {"leave_out"}
-    described = search.model_dump(mode="json", exclude={"refine_epochs", *without})
+    leaves = leaves_out(search, len(class_names), targeted=targeted, continues=continues)
+    described = search.model_dump(mode="json", exclude={"refine_epochs"} if leaves else {"refine_epochs", "leave_out"})
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)

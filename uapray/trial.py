@@ -213,7 +213,8 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
         ConfigError: If the rule cannot work on several classifiers.
     """
     if settings.rule not in SEQUENTIAL:
-        halved = leaves_out(settings, task.classes, targeted=task.objective.target is not None)
+        targeted, continues = task.objective.target is not None, begin_at is not None
+        halved = leaves_out(settings, task.classes, targeted=targeted, continues=continues)
         rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), halved=halved)
         return Rounds(rule, task, settings, begin_at), epsilon
     if len(task.members) > 1:
