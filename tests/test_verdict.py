@@ -158,7 +158,9 @@ def test_a_unit_holds_only_where_its_effect_is_on_that_side(figures: list[tuple[
         inside = abs(effect.value) < 0.05 if band else effect.value > 0
         assert unit.answer != ("fails" if inside else "holds")
         assert 0 <= unit.p_value <= 1
-        assert unit.high - unit.low == pytest.approx(2 * 1.959964 * math.sqrt(effect.variance))
+        spread = 1.959964 * math.sqrt(effect.variance)
+        assert unit.high == pytest.approx(min(1, effect.value + spread))
+        assert unit.low == pytest.approx(max(-1, effect.value - spread))
 
 
 def test_many_comparisons_are_corrected() -> None:

@@ -156,7 +156,7 @@ def _units(effects: Sequence[Effect]) -> tuple[Unit, ...]:
             answer = "holds" if p_for < p_against else "fails"
         wanted = f"> {effect.floor:g}" if effect.floor is not None else f"within ±{effect.band:g}"
         spread = width() * sqrt(effect.variance)
-        low, high = effect.value - spread, effect.value + spread
+        low, high = max(effect.value - spread, -1.0), min(effect.value + spread, 1.0)  # of a rate, or of a difference
         units.append(Unit(effect.about, effect.value, low, high, wanted, float(p_for), answer, effect.trial_ids))
     return tuple(units)
 
