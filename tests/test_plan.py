@@ -51,6 +51,8 @@ def test_identifiers_of_this_version() -> None:
     assert aimed.source.key == "d4bcc3a518f7af8aee1d"
     assert aimed.victim.key == "2fe69898f62dba6071f3"
     assert [aimed.trial_id, random.trial_id] == ["d3657dc6016fddcce3dc", "c5ef1b464ce9d4413a41"]
+    former = ids(rules=[{"rule": "aimed-ascent", "leave_out": False}], control=False)
+    assert former == ["51c12f3d8158250c4939"], "as it was before anything could be left out"
 
 
 def test_leaving_images_out_is_part_of_the_key_where_it_does_something() -> None:

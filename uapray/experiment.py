@@ -1,6 +1,5 @@
 """Joins plan, replicas and store: what the command line and a job script call."""
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -174,7 +173,7 @@ def _side_by_side(run: Run, groups: Sequence[Group], shelf: Shelf, note: Noting)
     run = replace(run, watcher=replace(run.watcher, spent=note.spent, unkept=note.unkept))
     metrics = Metrics(run.plan.grid.name) if wanted.kind == "ray" else None
     floor = Floor()
-    waiting, lanes = deque(groups), dict[Future[int], Lane]()
+    waiting, lanes = list(groups), dict[Future[int], Lane]()
     with ThreadPoolExecutor(max(1, len(groups))) as threads:
         try:
             while waiting or lanes:
