@@ -2,7 +2,8 @@
 
 Two doses of training: ``tuned``, the share of the way that the weights have gone, and ``frozen_blocks``, how many of
 the first blocks stay as they were; a classifier from scratch beside them. Perturbations are made from images of the
-classifier's own kind and from photographs, which are what the pretrained weights know.
+classifier's own kind and from photographs, which are what the pretrained weights know. The table has a row a dose: the
+mean of its trainings (``train_seeds``) and, where there are several, the least and the most in brackets.
 
     ray submit ray-cluster.yaml jobs/dose.py -- --data s3://… --store s3://… --gpus 1 --weights imagenet.npz \
         --source photographs=natural.parquet
@@ -21,21 +22,24 @@ FULL = """
 name: dose
 data: [{uri: images.parquet, size: 299}]
 classifiers:
-  - {architecture: inception_v3, tuned: &shares [0, 0.25, 0.5, 0.75, 1]}
-  - {architecture: inception_v3, recipe: &four {base: papers, frozen_blocks: 4}, name: inception_v3-frozen-4}
-  - {architecture: inception_v3, recipe: &eight {base: papers, frozen_blocks: 8}, name: inception_v3-frozen-8}
-  - {architecture: inception_v3, recipe: &twelve {base: papers, frozen_blocks: 12}, name: inception_v3-frozen-12}
-  - {architecture: inception_v3, initial_weights: random}
-  - {architecture: vgg16, tuned: *shares}
-  - {architecture: vgg16, recipe: *four, name: vgg16-frozen-4}
-  - {architecture: vgg16, recipe: *eight, name: vgg16-frozen-8}
-  - {architecture: vgg16, recipe: *twelve, name: vgg16-frozen-12}
-  - {architecture: vgg16, initial_weights: random}
-  - {architecture: resnet50, tuned: *shares}
-  - {architecture: resnet50, recipe: *four, name: resnet50-frozen-4}
-  - {architecture: resnet50, recipe: *eight, name: resnet50-frozen-8}
-  - {architecture: resnet50, recipe: *twelve, name: resnet50-frozen-12}
-  - {architecture: resnet50, initial_weights: random}
+  - {architecture: inception_v3, train_seeds: &three [0, 1, 2], tuned: &shares [0, 0.25, 0.5, 0.75, 1]}
+  - {architecture: inception_v3, train_seeds: *three,
+     recipe: &four {base: papers, frozen_blocks: 4}, name: inception_v3-frozen-4}
+  - {architecture: inception_v3, train_seeds: *three,
+     recipe: &eight {base: papers, frozen_blocks: 8}, name: inception_v3-frozen-8}
+  - {architecture: inception_v3, train_seeds: *three,
+     recipe: &twelve {base: papers, frozen_blocks: 12}, name: inception_v3-frozen-12}
+  - {architecture: inception_v3, train_seeds: *three, initial_weights: random}
+  - {architecture: vgg16, train_seeds: *three, tuned: *shares}
+  - {architecture: vgg16, train_seeds: *three, recipe: *four, name: vgg16-frozen-4}
+  - {architecture: vgg16, train_seeds: *three, recipe: *eight, name: vgg16-frozen-8}
+  - {architecture: vgg16, train_seeds: *three, recipe: *twelve, name: vgg16-frozen-12}
+  - {architecture: vgg16, train_seeds: *three, initial_weights: random}
+  - {architecture: resnet50, train_seeds: *three, tuned: *shares}
+  - {architecture: resnet50, train_seeds: *three, recipe: *four, name: resnet50-frozen-4}
+  - {architecture: resnet50, train_seeds: *three, recipe: *eight, name: resnet50-frozen-8}
+  - {architecture: resnet50, train_seeds: *three, recipe: *twelve, name: resnet50-frozen-12}
+  - {architecture: resnet50, train_seeds: *three, initial_weights: random}
 sources:
   - {}
   - {uri: photographs.parquet, name: photographs}
@@ -62,15 +66,30 @@ control_draws: 0
 seeds: [0, 1, 2]
 """
 
-DOSE = """
-SELECT architecture, CASE initial_weights WHEN 'random' THEN 'random' ELSE 'pretrained' END AS begun,
-       frozen_blocks AS frozen, tuned, norm, zeta, target, count(DISTINCT seed) AS seeds,
-       round(100 * avg(clean_accuracy), 1) AS "accuracy %",
-       round(100 * avg(fooling_rate) FILTER (starts_with(source, data || '/')), 1) AS "own %",
-       round(100 * avg(fooling_rate) FILTER (starts_with(source, 'photographs/')), 1) AS "photographs %",
-       round(100 * avg(fooling_rate) FILTER (rule = 'random'), 1) AS "random %",
-       round(100 * avg(fooling_rate_ceiling), 1) AS "ceiling %"
-FROM trials WHERE trial_id IN ({}) GROUP BY ALL ORDER BY ALL
+
+def over_trainings(name: str) -> str:
+    """Return a column in per cent: the mean of the trainings, and the least and the most where there are several."""
+    return (
+        f"CASE WHEN count({name}) > 1 THEN printf('%.1f [%.1f, %.1f]', 100 * avg({name}), 100 * min({name}), "
+        f"100 * max({name})) ELSE printf('%.1f', 100 * avg({name})) END AS \"{name} %\""
+    )
+
+
+RATES = ("accuracy", "own", "photographs", "random", "ceiling")
+DOSE = f"""
+WITH trained AS (
+    SELECT architecture, CASE initial_weights WHEN 'random' THEN 'random' ELSE 'pretrained' END AS begun,
+           frozen_blocks AS frozen, tuned, norm, zeta, target, classifier_sha256, count(DISTINCT seed) AS seeds,
+           avg(clean_accuracy) AS accuracy,
+           avg(fooling_rate) FILTER (starts_with(source, data || '/')) AS own,
+           avg(fooling_rate) FILTER (starts_with(source, 'photographs/')) AS photographs,
+           avg(fooling_rate) FILTER (rule = 'random') AS random,
+           avg(fooling_rate_ceiling) AS ceiling
+    FROM trials WHERE trial_id IN ({{}}) GROUP BY ALL
+)
+SELECT architecture, begun, frozen, tuned, norm, zeta, target, count(*) AS trainings, max(seeds) AS seeds,
+       {", ".join(map(over_trainings, RATES))}
+FROM trained GROUP BY ALL ORDER BY ALL
 """
 
 JOB = Job(

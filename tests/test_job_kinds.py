@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_report import Shop
 
 from uapray.cli.job import Job
 from uapray.errors import ConfigError
 from uapray.grid import Grid
 from uapray.models.zoo import PAPERS
 from uapray.plan import Plan, plan_grid
+from uapray.query import query
 from uapray.store.results import open_results
 
 FOLDER = Path(__file__).parent.parent / "jobs"
@@ -21,6 +23,7 @@ KINDS = {
     for path in sorted(FOLDER.glob("*.py"))
     if "uapray.cli.job import" in path.read_text()
 }
+ALL_DOSES = KINDS["dose"].tables[0].format("SELECT trial_id FROM trials")
 NATURAL = "phantom:chest?images=130&size=48&seed=2"
 # What a grid of each kind is about, beside names, data and seeds.
 ABOUT = {
@@ -122,6 +125,23 @@ def test_sources_that_are_not_there_are_refused(given: list[str], text: str) -> 
 def test_a_source_that_is_not_given_is_left_out() -> None:
     names = [(one.name, one.uri) for one in chosen(KINDS["natural"], "--small").sources]
     assert names == [(None, None), ("photographs", NATURAL)]
+
+
+def test_a_dose_is_the_mean_of_its_trainings(tmp_path: Path) -> None:
+    """The several seeds of a training are one figure; between trainings the table shows the least and the most."""
+    shop = Shop(open_results(str(tmp_path)))
+    rates = {"net-0": (0.2, 0.4), "net-1": (0.5, 0.7)}
+    for name, each in rates.items():
+        for seed, rate in enumerate(each):
+            shop.add(classifier=name, seed=seed, extras=False, tuned=0.5, fooling_rate=rate, clean_accuracy=0.9)
+    shop.add(classifier="net-1", extras=False, tuned=0.5, fooling_rate=0.1, source="photographs/train")
+    shop.add(classifier="net-1", extras=False, tuned=1.0, fooling_rate=0.3)
+    half, whole = query(
+        shop.results,
+        f'SELECT trainings, seeds, "own %", "photographs %", "random %" FROM ({ALL_DOSES}) ORDER BY tuned',
+    ).to_pylist()
+    assert list(half.values()) == [2, 2, "45.0 [30.0, 60.0]", "10.0", None]
+    assert list(whole.values()) == [1, 1, "30.0", None, None]
 
 
 @pytest.mark.ray
