@@ -72,6 +72,19 @@ def test_leaving_images_out_is_part_of_the_key_where_it_does_something() -> None
     assert ids(control=False) == ids(control=False, rules=[{"rule": "aimed-ascent", "leave_out": True}])
 
 
+def test_what_is_kept_of_earlier_gradients_is_part_of_the_key_by_what_it_comes_to() -> None:
+    def key(momentum: float | None, classes: str, rule: str = "aimed-ascent") -> str:
+        rules = [{"rule": rule, "momentum": momentum}]
+        values = {"name": "g", "data": [{"uri": "x.parquet"}], "classifiers": TRAIN, "control": False, "rules": rules}
+        grid = parse_grid(yaml.safe_dump(values), origin="grid.yaml")
+        (one,) = plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials
+        return one.trial_id
+
+    assert key(None, "ABC") == key(0.5, "ABC") != key(0, "ABC")
+    assert key(None, "AB") == key(0, "AB") != key(0.5, "AB")
+    assert key(None, "ABC", "spgd") == key(0, "ABC", "spgd")
+
+
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
     rules = ["spgd", "uap-fgsm", "hill-climb"]
     usual = ids(rules=rules, attacker_share=0.3)

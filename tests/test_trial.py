@@ -310,10 +310,24 @@ def test_zeta_is_a_share_of_the_mean_norm_of_the_images(count: int) -> None:
 @pytest.mark.parametrize(("norm", "rule"), [(norm, rule) for norm in ("l2", "linf") for rule in RULES])
 def test_the_step_is_as_long_as_set(norm: str, rule: str) -> None:
     threat = Threat(norm=norm, xi=0.2)
-    _, epsilon = rule_of(Search(rule=rule, step_size=0.3), threat, 0.2, 100)
+    _, epsilon = rule_of(Search(rule=rule, step_size=0.3), threat, 0.2, 100, 3)
     assert epsilon == pytest.approx(0.06)
-    _, default = rule_of(Search(rule=rule), threat, 0.2, 100)
+    _, default = rule_of(Search(rule=rule), threat, 0.2, 100, 3)
     assert 0.2 * 0.2 <= default <= 0.2 * 0.8
+
+
+def test_earlier_gradients_are_kept_where_there_are_more_than_two_classes() -> None:
+    arena, _ = arena_of(SmallCNN(classes=3), image_set(60, classes=3))
+
+    def searched(**changes: object) -> torch.Tensor:
+        settings = Search.model_validate({"rule": "aimed-ascent", "budget": {"max_epochs": 2}, **changes})
+        return find(arena, Threat(xi=0.05), settings, seed=0).perturbation
+
+    usual = searched()
+    assert torch.equal(usual, searched(momentum=0.5))
+    assert not torch.equal(usual, searched(momentum=0))
+    assert [Search(momentum=given).kept(classes) for given, classes in ((None, 2), (0.2, 2), (0.2, 3))] == [0, 0.2, 0.2]
+    assert Search(rule="spgd").kept(3) == 0
 
 
 # Judging

@@ -75,6 +75,7 @@ ATTACKER_SHARE = 0.3  # of the test images, where a black-box rule is asked for 
 _USUAL_EPOCHS = 20.0
 _USUAL_DECAY = 0.6
 _LAST_STEP = 0.04
+_USUAL_MOMENTUM = 0.5
 _LAST_OF_WHOLE = 0.09  # of a search whose step falls with its budget
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -136,7 +137,8 @@ class Search(Settings):
         step_size: First step as a share of xi; None: the rule's own, by norm.
         step_decay: What the step is multiplied with from one pass to the next; None: what makes the last step 9 % of
             the first when the passes that the budget allows are made.
-        momentum: Share of the earlier rounds' gradients that is kept from round to round.
+        momentum: Share of the earlier rounds' gradients that is kept from round to round; None: of ``aimed-ascent`` a
+            half where there are three classes or more, else nothing.
         init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
             ``gradient`` direction of the source images.
         clip: Whether pixels are clipped to [0, 1] in the search; when judged they always are.
@@ -174,7 +176,7 @@ class Search(Settings):
     round_size: int = Field(16, gt=0)
     step_size: float | None = Field(None, gt=0)
     step_decay: float | None = Field(_USUAL_DECAY, gt=0, le=1)
-    momentum: float = Field(0.0, ge=0, lt=1)
+    momentum: float | None = Field(None, ge=0, lt=1)
     init: InitName = "zero"
     clip: bool = True
     inner_rounds: int = Field(10, gt=0)
@@ -268,6 +270,12 @@ class Search(Settings):
     def raised(self, *, targeted: bool) -> LossName:
         """Return the loss that a search raises."""
         return self.loss or ("probability-log" if targeted and self.rule == "aimed-ascent" else "cross-entropy")
+
+    def kept(self, classes: int) -> float:
+        """Return the share of the earlier rounds' gradients that is kept, where there are that many classes."""
+        if self.momentum is not None:
+            return self.momentum
+        return _USUAL_MOMENTUM if self.rule == "aimed-ascent" and classes > 2 else 0.0
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

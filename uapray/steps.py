@@ -457,7 +457,8 @@ def _identity(
     limit = None if search.max_epochs == math.inf else search.max_epochs
     budget = {**described["budget"], "max_epochs": limit}
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
-    resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "budget": budget}
+    kept = search.kept(len(class_names))
+    resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()
     return canonical_json({**described, **resolved})

@@ -184,8 +184,10 @@ def _mean_norm(images: NDArray[np.uint8], rows: NDArray[np.int64], p: float) -> 
     return sum(len(part) * mean_norm(part, p=p) for part in parts) / len(rows)
 
 
-def rule_of(settings: Search, threat: Threat, xi: float, images: int, *, halved: bool = False) -> tuple[Rule, float]:
-    """Return the update rule for that many source images, and the length of its first step in pixel units.
+def rule_of(
+    settings: Search, threat: Threat, xi: float, images: int, classes: int, *, halved: bool = False
+) -> tuple[Rule, float]:
+    """Return the update rule for that many source images and classes, and the length of its first step in pixel units.
 
     An inner walk of `sga` is no longer than a leg or heat: what is judged at its end has moved. Where images are left
     out a pass is halved, and takes half as many image-gradients.
@@ -202,7 +204,7 @@ def rule_of(settings: Search, threat: Threat, xi: float, images: int, *, halved:
         case "cosine-uap":
             rule = cosine_uap(p=p, xi=xi, step_size=size, step_decay=decay)
         case _:
-            rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=settings.momentum)
+            rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=settings.kept(classes))
     return rule, size * xi
 
 
@@ -215,7 +217,7 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
     if settings.rule not in SEQUENTIAL:
         targeted, continues = task.objective.target is not None, begin_at is not None
         halved = leaves_out(settings, task.classes, targeted=targeted, continues=continues)
-        rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), halved=halved)
+        rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), task.classes, halved=halved)
         return Rounds(rule, task, settings, begin_at), epsilon
     if len(task.members) > 1:
         raise ConfigError(
