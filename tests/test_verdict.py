@@ -15,6 +15,7 @@ from test_report import CLASSES, Shop
 from uapray import cli
 from uapray.claims import MIN_SEEDS, Effect
 from uapray.report.page import write_report
+from uapray.report.rates import rates
 from uapray.report.snapshot import snapshot
 from uapray.store.results import Results, open_results
 from uapray.verdict import Verdict, _units, guessing, verdicts
@@ -78,6 +79,24 @@ def test_source_and_test_rates_alike_or_not(results: Results) -> None:
         add(shop, 0.7, classifier=classifier, source_fooling_rate=source, images=5000)
     found = {unit.about.split(", ")[1]: unit.answer for unit in of(results, "b").units}
     assert found == {"careful": "holds", "overfitted": "fails"}
+
+
+def test_rates_on_other_numbers_of_images_are_not_averaged(results: Results) -> None:
+    """Where an attacker takes some of the test images, a classifier from a file is judged on the rest of them."""
+    shop = Shop(results)
+    for rate, chance, images in ((0.7, 0.1, 500), (0.5, 0.2, 300)):
+        add(shop, rate, images=images)
+        add(shop, chance, images=images, rule="random")
+    units = of(results, "a").units
+    assert [(unit.about, unit.effect) for unit in units] == [
+        ("chest (300), resnet18, linf 0.04 spgd − random", pytest.approx(0.3)),
+        ("chest (500), resnet18, linf 0.04 spgd − random", pytest.approx(0.6)),
+    ]
+    table = rates(results, None)
+    assert [(row.images, row.fooling_rate, row.control) for row in table] == [
+        (500, pytest.approx(0.7), pytest.approx(0.1)),
+        (300, pytest.approx(0.5), pytest.approx(0.2)),
+    ]
 
 
 def test_levels_are_judged_at_the_published_zeta_alone(results: Results) -> None:

@@ -44,9 +44,13 @@ class Effect:
 
 
 def setting(row: Row) -> tuple[Any, ...]:
-    """Return what searches and their control must share to be compared: data, classifier and size of the ball."""
+    """Return what searches and their control must share to be compared.
+
+    That is the data, the classifier, the size of the ball, the aim and how many images judged: where an attacker has
+    some of the test images the others are not the same test.
+    """
     named = (row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
-    return (*named, row["setting"]["xi_from"])
+    return (*named, row["setting"]["xi_from"], row["images"])
 
 
 def _own(row: Row) -> bool:
@@ -82,10 +86,10 @@ def _controls(rows: Iterable[Row]) -> dict[tuple[Any, ...], SeedMean]:
 
 
 def _about(key: tuple[Any, ...]) -> str:
-    data, classifier, _, norm, zeta, target, xi_from, *rule = key
+    data, classifier, _, norm, zeta, target, xi_from, images, *rule = key
     aim = "" if target is None else f" → {target}"
     size = "" if zeta is None else f" {zeta:g}" if xi_from is None else f" {zeta:g} of {xi_from}"
-    return " ".join([f"{data}, {classifier}, {norm}{size}{aim}", *rule])
+    return " ".join([f"{data} ({images}), {classifier}, {norm}{size}{aim}", *rule])
 
 
 def _difference(about: str, one: SeedMean, other: SeedMean, *, floor: float = 0.0) -> Effect:
@@ -147,7 +151,7 @@ def _retraining_helps_rarely(rows: Sequence[Row]) -> Iterator[Effect]:
     cells = _cells(rows, _white_box)
     by_weights = {(key[0], *key[2:]): one for key, one in cells.items()}
     for key, after in cells.items():
-        undefended = hardened[key[2:7]]
+        undefended = hardened[key[2:8]]
         if undefended is not None and (before := by_weights.get((key[0], undefended, *key[3:]))) is not None:
             yield _difference(f"{_about(key)}, hardened − undefended", after, before, floor=-HELP)
 

@@ -250,7 +250,7 @@ def _searches_sql(trial_ids: Sequence[str]) -> str:
 WITH each AS (
   {each_trial(None)}
 ), control AS (
-  SELECT setting, split, avg(success) AS control FROM each WHERE rule = 'random' GROUP BY ALL
+  SELECT setting, split, images, avg(success) AS control FROM each WHERE rule = 'random' GROUP BY ALL
 ), searches AS (
   SELECT list_position({named}, trial_id) AS number, trial_id, seed, split, filter, target,
     data, images || ' images of ' || split AS judged, classifier, made_on, norm, zeta, source_images,
@@ -263,7 +263,7 @@ WITH each AS (
     coalesce('towards ' || target, '{UNAIMED}') AS aim, rule,
     success AS rate, success_images AS rate_images,
     CASE WHEN target IS NULL THEN fooling_rate_ceiling END AS "{CEILING}", control AS "{CONTROL}"
-  FROM each LEFT JOIN control USING (setting, split)
+  FROM each LEFT JOIN control USING (setting, split, images)
   WHERE list_contains({named}, trial_id) AND rule <> 'random' AND success IS NOT NULL
 )"""
 

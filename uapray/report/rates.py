@@ -92,7 +92,7 @@ WITH each AS (
   {each_trial(grid)}
 ), searches AS (
   SELECT data, classifier, classifier_sha256, made_on, setting, split, norm, zeta, target, rule, source,
-    round(epsilon / xi, 9) AS step_share, avg(xi) AS xi, avg(xi_grey) AS xi_grey, max(images) AS images,
+    round(epsilon / xi, 9) AS step_share, images, avg(xi) AS xi, avg(xi_grey) AS xi_grey,
     avg(fooling_rate) AS fooling_rate,
     avg(fooling_rate_low) AS fooling_rate_low, avg(fooling_rate_high) AS fooling_rate_high,
     min(fooling_rate) AS fooling_rate_min, max(fooling_rate) AS fooling_rate_max,
@@ -106,7 +106,7 @@ WITH each AS (
 ), draws AS (
   {each_trial(None)}
 ), control AS (
-  SELECT setting, split, count(*) AS draws,
+  SELECT setting, split, images, count(*) AS draws,
     avg(fooling_rate) AS control, min(fooling_rate) AS control_min, max(fooling_rate) AS control_max,
     avg(targeted_success_rate) AS control_targeted,
     avg(targeted_success_rate_non_target) AS control_targeted_non_target
@@ -114,15 +114,15 @@ WITH each AS (
 )
 SELECT data, classifier, classifier_sha256, made_on, split, norm, zeta, setting.xi_from AS xi_from, xi_grey, target,
   rule,
-  CASE WHEN count(DISTINCT source) OVER (PARTITION BY data, setting, split, rule, made_on) > 1 THEN source END
+  CASE WHEN count(DISTINCT source) OVER (PARTITION BY data, setting, split, images, rule, made_on) > 1 THEN source END
     AS source,
-  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, rule, made_on, source) > 1 THEN xi_grey * step_share END
-    AS step_grey,
+  CASE WHEN count(*) OVER (PARTITION BY data, setting, split, images, rule, made_on, source) > 1
+    THEN xi_grey * step_share END AS step_grey,
   images, fooling_rate, fooling_rate_low, fooling_rate_high, fooling_rate_min, fooling_rate_max, fooling_rate_ceiling,
   control, control_min, control_max, coalesce(draws, 0) AS draws,
   targeted_success_rate, targeted_success_rate_non_target, control_targeted, control_targeted_non_target,
   clean_accuracy, robust_accuracy, dominant_labels, ssim, image_gradients, searches, seeds
-FROM searches LEFT JOIN control USING (setting, split)
-QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split) = 0
-ORDER BY data, classifier, classifier_sha256, split, norm, zeta NULLS LAST, setting.xi_from NULLS FIRST, xi,
-  target NULLS FIRST, rule, made_on, searches.source, step_share"""
+FROM searches LEFT JOIN control USING (setting, split, images)
+QUALIFY rule <> 'random' OR count(*) FILTER (rule <> 'random') OVER (PARTITION BY data, setting, split, images) = 0
+ORDER BY data, classifier, classifier_sha256, split, images DESC, norm, zeta NULLS LAST, setting.xi_from NULLS FIRST,
+  xi, target NULLS FIRST, rule, made_on, searches.source, step_share"""
