@@ -178,8 +178,8 @@ def test_a_unit_holds_only_where_its_effect_is_on_that_side(figures: list[tuple[
         assert unit.answer != ("fails" if inside else "holds")
         assert 0 <= unit.p_value <= 1
         spread = 1.959964 * math.sqrt(effect.variance)
-        assert unit.high == pytest.approx(min(1, effect.value + spread))
-        assert unit.low == pytest.approx(max(-1, effect.value - spread))
+        assert unit.high == pytest.approx(min(1, effect.value + spread), abs=1e-6)
+        assert unit.low == pytest.approx(max(-1, effect.value - spread), abs=1e-6)
 
 
 def test_many_comparisons_are_corrected() -> None:

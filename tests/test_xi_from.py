@@ -144,6 +144,6 @@ def test_rows_of_earlier_versions_are_of_whole_images(tmp_path: Path) -> None:
     ]
     above_random = next(one for one in verdicts(shop.results) if one.claim == "a").units
     assert {unit.about for unit in above_random} == {
-        "chest, resnet18, linf 0.04 of first-channel spgd − random",
-        "chest, resnet18, linf 0.04 spgd − random",
+        "chest (150), resnet18, linf 0.04 of first-channel spgd − random",
+        "chest (150), resnet18, linf 0.04 spgd − random",
     }
