@@ -8,9 +8,9 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uapray.api import Evaluation as Evaluation
-    from uapray.api import PerturbResult as PerturbResult
-    from uapray.api import ZetaCurve as ZetaCurve
+    from uapray.answers import Evaluation as Evaluation
+    from uapray.answers import PerturbResult as PerturbResult
+    from uapray.answers import ZetaCurve as ZetaCurve
     from uapray.api import evaluate as evaluate
     from uapray.api import perturb as perturb
     from uapray.api import zeta_curve as zeta_curve
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from uapray.models.weights import load_classifier as load_classifier
 
 _HOMES = {
-    "Evaluation": "uapray.api",
+    "Evaluation": "uapray.answers",
     "ImageSet": "uapray.data.images",
-    "PerturbResult": "uapray.api",
-    "ZetaCurve": "uapray.api",
+    "PerturbResult": "uapray.answers",
+    "ZetaCurve": "uapray.answers",
     "evaluate": "uapray.api",
     "load_classifier": "uapray.models.weights",
     "load_images": "uapray.data.dataset",

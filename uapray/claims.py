@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from uapray.config import BLACK_BOX
 from uapray.over_seeds import SeedMean, mean_over_seeds
@@ -16,6 +16,7 @@ HELP, RARELY = 0.10, 0.20  # (e): a rate that falls by so much is called helped;
 PUBLISHED_RATE, HALF, BLACK_BOX_RATE = 0.8, 0.5, 0.4
 
 Row = Mapping[str, Any]
+Means = dict[tuple["Setting", str], SeedMean]  # of a setting and a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,29 @@ class Effect:
     part: int = 0
 
 
-def setting(row: Row) -> tuple[Any, ...]:
-    """Return what searches and their control must share to be compared.
+class Setting(NamedTuple):
+    """What searches and their control must share to be compared; columns as in ``trials``.
 
-    That is the data, the classifier, the size of the ball, the aim and how many images judged: where an attacker has
-    some of the test images the others are not the same test.
+    How many images were judged is of it: where an attacker has some of the test images, the others are another test.
     """
-    named = (row[name] for name in ("data", "classifier", "classifier_sha256", "norm", "zeta", "target"))
-    return (*named, row["setting"]["xi_from"], row["images"])
+
+    data: str
+    images: int
+    classifier: str
+    classifier_sha256: str
+    norm: str
+    zeta: float | None
+    target: str | None
+    xi_from: str | None
+
+    def on(self, sha256: str, classifier: str = "") -> "Setting":
+        """Return the same on another classifier, whatever its name."""
+        return self._replace(classifier_sha256=sha256, classifier=classifier)
+
+
+def setting(row: Row) -> Setting:
+    """Return the setting of a trial."""
+    return Setting._make(row["setting"]["xi_from"] if name == "xi_from" else row[name] for name in Setting._fields)
 
 
 def _own(row: Row) -> bool:
@@ -67,13 +83,11 @@ def _success(row: Row) -> float | None:
     return value
 
 
-def _cells(
-    rows: Iterable[Row], wanted: Callable[[Row], bool], rate: Callable[[Row], float | None] = _success
-) -> dict[tuple[Any, ...], SeedMean]:
+def _cells(rows: Iterable[Row], wanted: Callable[[Row], bool], rate: Callable[[Row], float | None] = _success) -> Means:
     """Return the mean over seeds of each setting and rule."""
     chosen = [row for row in rows if wanted(row) and rate(row) is not None]
-    keyed = groupby(chosen, key=lambda row: (*setting(row), row["rule"], row["source"]))
-    return {key[:-1]: _mean(list(each), rate) for key, each in keyed}
+    keyed = groupby(chosen, key=lambda row: (setting(row), row["rule"], row["source"]))
+    return {(where, rule): _mean(list(each), rate) for (where, rule, _), each in keyed}
 
 
 def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> SeedMean:
@@ -81,15 +95,15 @@ def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> SeedMean:
     return mean_over_seeds([float(rate(row) or 0.0) for row in rows], images, [row["trial_id"] for row in rows])
 
 
-def _controls(rows: Iterable[Row]) -> dict[tuple[Any, ...], SeedMean]:
-    return {key[:-1]: one for key, one in _cells(rows, lambda row: row["rule"] == "random").items()}
+def _controls(rows: Iterable[Row]) -> dict[Setting, SeedMean]:
+    return {where: one for (where, _), one in _cells(rows, lambda row: row["rule"] == "random").items()}
 
 
-def _about(key: tuple[Any, ...]) -> str:
-    data, classifier, _, norm, zeta, target, xi_from, images, *rule = key
-    aim = "" if target is None else f" → {target}"
-    size = "" if zeta is None else f" {zeta:g}" if xi_from is None else f" {zeta:g} of {xi_from}"
-    return " ".join([f"{data} ({images}), {classifier}, {norm}{size}{aim}", *rule])
+def _about(where: Setting, rule: str) -> str:
+    aim = "" if where.target is None else f" → {where.target}"
+    of = "" if where.xi_from is None else f" of {where.xi_from}"
+    size = "" if where.zeta is None else f" {where.zeta:g}{of}"
+    return f"{where.data} ({where.images}), {where.classifier}, {where.norm}{size}{aim} {rule}"
 
 
 def _difference(about: str, one: SeedMean, other: SeedMean, *, floor: float = 0.0) -> Effect:
@@ -104,9 +118,9 @@ def _level(about: str, one: SeedMean, floor: float) -> Effect:
 
 def _above_random(rows: Sequence[Row]) -> Iterator[Effect]:
     controls = _controls(rows)
-    for key, one in _cells(rows, _white_box).items():
-        if (control := controls.get(key[:-1])) is not None:
-            yield _difference(f"{_about(key)} − random", one, control)
+    for (where, rule), one in _cells(rows, _white_box).items():
+        if (control := controls.get(where)) is not None:
+            yield _difference(f"{_about(where, rule)} − random", one, control)
 
 
 def _train_like_test(rows: Sequence[Row]) -> Iterator[Effect]:
@@ -114,7 +128,7 @@ def _train_like_test(rows: Sequence[Row]) -> Iterator[Effect]:
     on_source = _cells(known, lambda _row: True, lambda row: row["source_fooling_rate"])
     on_test = _cells(known, lambda _row: True, lambda row: row["fooling_rate"])
     for key, one in on_source.items():
-        found = _difference(f"{_about(key)}, source − test", one, on_test[key])
+        found = _difference(f"{_about(*key)}, source − test", one, on_test[key])
         yield replace(found, trial_ids=one.trial_ids, floor=None, band=SAME_RATE)
 
 
@@ -124,72 +138,71 @@ def _high(rows: Sequence[Row]) -> Iterator[Effect]:
         return value
 
     for key, one in _cells(rows, _white_box, published).items():
-        yield _level(_about(key), one, PUBLISHED_RATE)
+        yield _level(_about(*key), one, PUBLISHED_RATE)
 
 
 def _alike_over_architectures(rows: Sequence[Row]) -> Iterator[Effect]:
     architectures = {row["classifier_sha256"]: row["architecture"] for row in rows}
-    cells = _cells(rows, _white_box)
-
-    def shared(key: tuple[Any, ...]) -> tuple[str, ...]:
-        return tuple(map(str, (key[0], *key[3:])))
-
-    for _, keys in groupby(sorted(cells, key=shared), key=shared):
-        each = {key: cells[key] for key in keys}
-        enough = len({architectures[key[2]] for key in each}) >= MIN_ARCHITECTURES
+    together: dict[tuple[Setting, str], dict[str, SeedMean]] = {}
+    for (where, rule), one in _cells(rows, _white_box).items():
+        together.setdefault((where.on(""), rule), {})[where.classifier_sha256] = one
+    for (where, rule), each in together.items():
         if len(each) < 2:
             continue
+        enough = len({architectures[sha256] for sha256 in each}) >= MIN_ARCHITECTURES
         low, high = (pick(each.values(), key=lambda one: one.value) for pick in (min, max))
-        key = next(iter(each))
-        about = _about((key[0], f"widest difference of {len(each)} classifiers", *key[2:]))
+        about = _about(where.on("", f"widest difference of {len(each)} classifiers"), rule)
         found = _difference(about, high, low)
         yield replace(found, enough=found.enough and enough, floor=None, band=SMALL_SPREAD)
 
 
 def _retraining_helps_rarely(rows: Sequence[Row]) -> Iterator[Effect]:
-    hardened = {(row["classifier_sha256"], *setting(row)[3:]): row["undefended_sha256"] for row in rows}
+    undefended = {setting(row): row["undefended_sha256"] for row in rows}
     cells = _cells(rows, _white_box)
-    by_weights = {(key[0], *key[2:]): one for key, one in cells.items()}
-    for key, after in cells.items():
-        undefended = hardened[key[2:8]]
-        if undefended is not None and (before := by_weights.get((key[0], undefended, *key[3:]))) is not None:
-            yield _difference(f"{_about(key)}, hardened − undefended", after, before, floor=-HELP)
+    by_weights = {(where.on(where.classifier_sha256), rule): one for (where, rule), one in cells.items()}
+    for (where, rule), after in cells.items():
+        was = undefended[where]
+        if was is not None and (before := by_weights.get((where.on(was), rule))) is not None:
+            yield _difference(f"{_about(where, rule)}, hardened − undefended", after, before, floor=-HELP)
 
 
 def _natural_between(rows: Sequence[Row]) -> Iterator[Effect]:
     own, controls = _cells(rows, _white_box), _controls(rows)
     for source in sorted({row["source"] for row in rows if row["source"] is not None and not _own(row)}):
         of_source = [row for row in rows if row["source"] == source and row["rule"] not in {"random", *BLACK_BOX}]
-        for key, one in _cells(of_source, lambda _row: True).items():
-            if (control := controls.get(key[:-1])) is not None:
-                yield _difference(f"{_about(key)}, from {source} − random", one, control)
-            if (better := own.get(key)) is not None:
-                yield replace(_difference(f"{_about(key)}, from own images − from {source}", better, one), part=1)
+        for (where, rule), one in _cells(of_source, lambda _row: True).items():
+            about = _about(where, rule)
+            if (control := controls.get(where)) is not None:
+                yield _difference(f"{about}, from {source} − random", one, control)
+            if (better := own.get((where, rule))) is not None:
+                yield replace(_difference(f"{about}, from own images − from {source}", better, one), part=1)
 
 
 def _scratch_between(rows: Sequence[Row]) -> Iterator[Effect]:
     begun = {row["classifier_sha256"]: (row["architecture"], row["initial_weights"]) for row in rows}
     cells, controls = _cells(rows, _white_box), _controls(rows)
-    for key, scratch in cells.items():
-        architecture, weights = begun[key[2]]
+    for (where, rule), scratch in cells.items():
+        architecture, weights = begun[where.classifier_sha256]
         if weights != "random":
             continue
-        if (control := controls.get(key[:-1])) is not None:
-            yield _difference(f"{_about(key)}, from scratch − random perturbation", scratch, control)
-        for other, transferred in cells.items():
-            same = (key[0], *key[3:]) == (other[0], *other[3:])
-            if same and begun[other[2]][0] == architecture and begun[other[2]][1] not in ("random", None):
-                yield replace(_difference(f"{_about(key)}, transferred − from scratch", transferred, scratch), part=1)
+        about = _about(where, rule)
+        if (control := controls.get(where)) is not None:
+            yield _difference(f"{about}, from scratch − random perturbation", scratch, control)
+        for (other, its), transferred in cells.items():
+            same = (other.on(""), its) == (where.on(""), rule)
+            like, begun_with = begun[other.classifier_sha256]
+            if same and like == architecture and begun_with not in ("random", None):
+                yield replace(_difference(f"{about}, transferred − from scratch", transferred, scratch), part=1)
 
 
 def _each_class(rows: Sequence[Row]) -> Iterator[Effect]:
     for key, one in _cells(rows, lambda row: _white_box(row) and row["target"] is not None).items():
-        yield _level(_about(key), one, HALF)
+        yield _level(_about(*key), one, HALF)
 
 
 def _black_box(rows: Sequence[Row]) -> Iterator[Effect]:
     for key, one in _cells(rows, lambda row: row["rule"] in BLACK_BOX).items():
-        yield _level(_about(key), one, BLACK_BOX_RATE)
+        yield _level(_about(*key), one, BLACK_BOX_RATE)
 
 
 @dataclass(frozen=True, slots=True)

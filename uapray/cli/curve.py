@@ -8,7 +8,7 @@ from uapray.cli import options
 from uapray.cli.perturb import Data, Model, Target
 
 if TYPE_CHECKING:
-    from uapray.api import ZetaCurve
+    from uapray.answers import ZetaCurve
     from uapray.coordinator import Snapshot
     from uapray.curves import Crossing
 

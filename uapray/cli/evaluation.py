@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from uapray.api import Evaluation
+    from uapray.answers import Evaluation
 
 
 def show_evaluation(evaluation: "Evaluation", title: str, note: str = "") -> None:
