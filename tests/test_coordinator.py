@@ -48,7 +48,12 @@ def task_of(
 
 
 def walked(task: Task, settings: Search) -> Iterator[Snapshot]:
-    return search(Rounds(rule_of(settings.rule, task.p, task.xi), task, settings), task, settings)
+    def in_ball(one: Task) -> Rounds:
+        return Rounds(rule_of(settings.rule, one.p, one.xi), one, settings)
+
+    wider = settings.screen_radius or 1
+    heats = in_ball(replace(task, xi=wider * task.xi)) if wider > 1 else None
+    return search(replace(in_ball(task), heats=heats), task, settings)
 
 
 def last(task: Task, settings: Search) -> Snapshot:
@@ -272,6 +277,23 @@ def test_the_best_starts_survive_in_their_order() -> None:
     assert [row.start for row in second.measured] == sorted(row.start for row in ranked[:2])
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_heats_in_a_wider_ball_are_won_there_and_what_is_kept_fits_the_own_ball(norm: str) -> None:
+    pool = pool_of(CNN, {"train": IMAGES})
+    task = task_of(CNN, pool, 60, norm=norm)
+    wide = replace(task, xi=3 * task.xi)
+    settings = settings_of("spgd", survivors=2, screen_rounds=8)
+    first, second, *_ = walked(task, settings.model_copy(update={"screen_radius": 3.0}))
+    plain, *_ = walked(wide, settings)
+    ranked = sorted(plain.measured, key=lambda row: (-row.certainty, row.start))
+    assert {start.index for start in first.starts} == {row.start for row in ranked[:2]}
+    assert all(torch.equal(one.state.v, other.state.v) for one, other in zip(first.starts, plain.starts, strict=True))
+    assert first.image_queries == plain.image_queries + 4 * task.validation_queries
+    for row in (*first.measured, *second.measured):
+        assert (row.linf if norm == "linf" else row.l2) == pytest.approx(task.xi, rel=1e-5)
+    assert all(length(start.state.v, p=task.p) <= task.xi * (1 + 1e-5) for start in second.starts)
+
+
 def test_a_targeted_search_reports_both_rates() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60, target=2)
@@ -304,6 +326,7 @@ def test_no_budget_is_exceeded_and_every_count_is_true(data: st.DataObject) -> N
         starts=starts,
         survivors=data.draw(st.integers(1, 5), label="survivors"),
         screen_rounds=data.draw(st.integers(1, 9), label="screen rounds"),
+        screen_radius=data.draw(st.sampled_from([None, 1, 3]), label="screen radius"),
         measures_per_epoch=data.draw(st.integers(1, 4), label="measures an epoch"),
         budget=budget,
     )

@@ -85,6 +85,20 @@ def test_what_is_kept_of_earlier_gradients_is_part_of_the_key_by_what_it_comes_t
     assert key(None, "ABC", "spgd") == key(0, "ABC", "spgd")
 
 
+def test_the_ball_of_heats_is_part_of_the_key_where_it_is_another() -> None:
+    def key(radius: float | None, norm: str = "l2", classes: str = "ABC", **changes: object) -> str:
+        rules = [{"rule": "aimed-ascent", "screen_radius": radius, **changes}]
+        values = {"name": "g", "data": [{"uri": "x.parquet"}], "classifiers": TRAIN, "control": False, "rules": rules}
+        grid = parse_grid(yaml.safe_dump({**values, "norms": [norm]}), origin="grid.yaml")
+        (one,) = plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials
+        return one.trial_id
+
+    assert key(None) == key(3) != key(1)
+    assert key(None, "linf") == key(1, "linf") != key(3, "linf")
+    assert key(None, classes="AB") == key(1, classes="AB") != key(3, classes="AB")
+    assert key(None, starts=1) == key(1, starts=1) == key(3, starts=1), "one start has no heats"
+
+
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
     rules = ["spgd", "uap-fgsm", "hill-climb"]
     usual = ids(rules=rules, attacker_share=0.3)

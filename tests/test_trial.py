@@ -25,7 +25,7 @@ from victims import (
 
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import length
-from uapray.config import Budget, Search, Threat
+from uapray.config import Budget, Norm, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
 from uapray.data.images import chosen_images, held_out
@@ -328,6 +328,19 @@ def test_earlier_gradients_are_kept_where_there_are_more_than_two_classes() -> N
     assert not torch.equal(usual, searched(momentum=0))
     assert [Search(momentum=given).kept(classes) for given, classes in ((None, 2), (0.2, 2), (0.2, 3))] == [0, 0.2, 0.2]
     assert Search(rule="spgd").kept(3) == 0
+
+
+def test_in_l2_the_starts_of_three_classes_are_compared_in_a_wider_ball() -> None:
+    arena, _ = arena_of(SmallCNN(classes=3), image_set(60, classes=3))
+
+    def searched(norm: Norm, **changes: object) -> torch.Tensor:
+        settings = Search.model_validate({"rule": "aimed-ascent", "budget": {"max_epochs": 2}, **changes})
+        return find(arena, Threat(norm=norm, xi=0.5 if norm == "l2" else 0.05), settings, seed=0).perturbation
+
+    assert torch.equal(searched("l2"), searched("l2", screen_radius=3))
+    assert torch.equal(searched("linf"), searched("linf", screen_radius=1))
+    assert not torch.equal(searched("l2"), searched("l2", screen_radius=1))
+    assert Search(rule="spgd", starts=4).heats_at("l2", 3) == 1
 
 
 # Judging

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -150,6 +150,11 @@ class Walk(Protocol):
         """What a round costs at most."""
         ...
 
+    @property
+    def screening(self) -> "Walk":
+        """How a start goes on in heats; the walk itself, unless starts are compared in a ball of another radius."""
+        ...
+
     def begin(self) -> tuple[Start, ...]:
         """Return the searches a trial begins with."""
         ...
@@ -195,12 +200,14 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
         if leg.until <= made:
             walked += leg.starts * leg.rounds
             continue
-        until = min(leg.until, made + _affordable(budget, now, walk.cost, task.validation_queries))
+        stride = walk.screening if leg.heat else walk
+        judgement = task.validation_queries * (1 if stride is walk else 2)
+        until = min(leg.until, made + _affordable(budget, now, walk.cost, judgement))
         if until <= made or _enough(budget, now):
             return
 
-        def advance(start: Start, until: int = until, aimed: bool = leg.heat) -> Start:
-            return walk.advance(start, until, start.aim if aimed else task.objective)
+        def advance(start: Start, until: int = until, aimed: bool = leg.heat, stride: Walk = stride) -> Start:
+            return stride.advance(start, until, start.aim if aimed else task.objective)
 
         with ThreadPoolExecutor(len(now.starts)) as threads:
             moved = tuple(threads.map(advance, now.starts))
@@ -212,9 +219,11 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
             image_gradients=now.image_gradients + sum(new.image_gradients - old.image_gradients for new, old in pairs),
             image_queries=now.image_queries + sum(new.image_queries - old.image_queries for new, old in pairs),
         )
+        now, promises = (now, None) if stride is walk else _promises(stride, task, now)
         now = _judge(walk, task, now)
         if leg.heat:
-            now = replace(now, starts=_keep(now, leg.survivors))
+            ranks = promises or [row.certainty for row in now.measured]
+            now = replace(now, starts=_keep(now.starts, ranks, leg.survivors))
         now = replace(now, seconds=time.monotonic() - clock)
         now = replace(now, share_done=share_done(budget, now, walked / planned, now.seconds))
         yield now
@@ -315,9 +324,16 @@ def _judge(walk: Walk, task: Task, now: Snapshot) -> Snapshot:
     return replace(now, measured=tuple(rows))
 
 
-def _keep(now: Snapshot, survivors: int) -> tuple[Start, ...]:
-    """Return the starts that did best in the leg just judged, in the order of their index."""
-    ranked = sorted(zip(now.starts, now.measured, strict=True), key=lambda pair: -pair[1].certainty)
+def _promises(screening: Walk, task: Task, now: Snapshot) -> tuple[Snapshot, list[float]]:
+    """Return the certainty of each start where heats are run, which is no candidate; its queries are counted."""
+    said = [verdict(task.members, screening.candidate(start), task.objective) for start in now.starts]
+    queries = sum(one.image_queries for one in said)
+    return replace(now, image_queries=now.image_queries + queries), [one.certainty for one in said]
+
+
+def _keep(starts: Sequence[Start], ranks: Sequence[float], survivors: int) -> tuple[Start, ...]:
+    """Return the starts of the highest ranks, in the order of their index."""
+    ranked = sorted(zip(starts, ranks, strict=True), key=lambda pair: -pair[1])
     return tuple(sorted((start for start, _ in ranked[:survivors]), key=lambda start: start.index))
 
 

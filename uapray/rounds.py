@@ -15,7 +15,7 @@ from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import extend
 from uapray.attack.rules import Rule
-from uapray.config import Search
+from uapray.config import Norm, Search
 from uapray.coordinator import Cost, Start, Task
 from uapray.pace import Pace, pace_of
 from uapray.pool import Deck, predicted
@@ -33,12 +33,14 @@ class Rounds:
         task: What is searched.
         settings: How.
         origin: Perturbation ``(c, h, w)`` of another radius that the search continues from; None: it begins anew.
+        heats: The walk of starts that are compared in a ball of another radius; None: this one.
     """
 
     rule: Rule
     task: Task
     settings: Search
     origin: Tensor | None = None
+    heats: "Rounds | None" = None
 
     @property
     def pace(self) -> Pace:
@@ -56,6 +58,11 @@ class Rounds:
         """What a round costs: a gradient an image and classifier, and a query where clean logits are compared."""
         images = self.pace.round_size * len(self.task.members)
         return Cost(images, images if self.task.objective.compares_logits else 0)
+
+    @property
+    def screening(self) -> "Rounds":
+        """How a start goes on in heats."""
+        return self.heats or self
 
     def begin(self) -> tuple[Start, ...]:
         """Return the searches a trial begins with.
@@ -180,6 +187,12 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
         return 2, 2
     directed = min(classes, settings.starts - 1)
     return directed + 1, directed
+
+
+def heats_at(settings: Search, norm: Norm, classes: int, *, targeted: bool) -> float:
+    """Return the radius of the ball in heats, as a multiple of xi; 1 where one start has none to be compared with."""
+    starts, _ = how_many_starts(settings, classes, targeted=targeted)
+    return settings.heats_at(norm, classes) if starts > settings.survivors else 1.0
 
 
 def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:

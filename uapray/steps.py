@@ -24,7 +24,7 @@ from uapray.models.tensors import hash_tensors
 from uapray.pace import pace_of
 from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering
-from uapray.rounds import how_many_starts, leaves_out
+from uapray.rounds import heats_at, how_many_starts, leaves_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -459,6 +459,10 @@ def _identity(
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
     kept = search.kept(len(class_names))
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
+    wide = 1.0 if continues else heats_at(search, threat.norm, len(class_names), targeted=targeted)
+    del described["screen_radius"]
+    if wide != 1:
+        resolved["screen_radius"] = wide
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()
     return canonical_json({**described, **resolved})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -24,7 +24,7 @@ from uapray.pace import pace_of
 from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 from uapray.rendering import Rendering
-from uapray.rounds import Rounds, leaves_out
+from uapray.rounds import Rounds, heats_at, leaves_out
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 from uapray.steady import one_thread
@@ -218,7 +218,13 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
         targeted, continues = task.objective.target is not None, begin_at is not None
         halved = leaves_out(settings, task.classes, targeted=targeted, continues=continues)
         rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), task.classes, halved=halved)
-        return Rounds(rule, task, settings, begin_at), epsilon
+        rounds = Rounds(rule, task, settings, begin_at)
+        wider = 1.0 if continues else heats_at(settings, threat.norm, task.classes, targeted=targeted)
+        if wider == 1:
+            return rounds, epsilon
+        wide = replace(task, xi=wider * task.xi)
+        wide_rule, _ = rule_of(settings, threat, wide.xi, len(task.source), task.classes, halved=halved)
+        return replace(rounds, heats=Rounds(wide_rule, wide, settings)), epsilon
     if len(task.members) > 1:
         raise ConfigError(
             f"rule: {settings.rule} goes image by image through one classifier, got {len(task.members)}; "
