@@ -289,6 +289,7 @@ def test_heats_in_a_wider_ball_are_won_there_and_what_is_kept_fits_the_own_ball(
     assert {start.index for start in first.starts} == {row.start for row in ranked[:2]}
     assert all(torch.equal(one.state.v, other.state.v) for one, other in zip(first.starts, plain.starts, strict=True))
     assert first.image_queries == plain.image_queries + 4 * task.validation_queries
+    assert max(row.certainty for row in second.measured) == second.best_certainty, "a heat's best gives way"
     for row in (*first.measured, *second.measured):
         assert (row.linf if norm == "linf" else row.l2) == pytest.approx(task.xi, rel=1e-5)
     assert all(length(start.state.v, p=task.p) <= task.xi * (1 + 1e-5) for start in second.starts)

@@ -106,7 +106,8 @@ class Snapshot:
 
     Attributes:
         starts: The searches still going on.
-        best: The best perturbation judged so far, by its certainty on the validation part.
+        best: The best perturbation judged so far, by its certainty on the validation part; of heats in another ball
+            only until the own one is searched.
         best_rate: Its rate there.
         best_certainty: Its certainty there.
         image_gradients: Spent so far, all starts together.
@@ -224,6 +225,8 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
         if leg.heat:
             ranks = promises or [row.certainty for row in now.measured]
             now = replace(now, starts=_keep(now.starts, ranks, leg.survivors))
+        if promises:  # a start that walked in another ball gives way to the first that has walked in this one
+            now = replace(now, best_certainty=-1.0)
         now = replace(now, seconds=time.monotonic() - clock)
         now = replace(now, share_done=share_done(budget, now, walked / planned, now.seconds))
         yield now
