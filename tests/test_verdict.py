@@ -193,7 +193,7 @@ def test_the_verb(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop = Shop(results)
-    add(shop, 0.9)
+    add(shop, 0.9, source_fooling_rate=0.94)
     add(shop, 0.05, rule="random")
 
     def said(*words: str, store: str = results.objects.uri, code: int = 0) -> str:
@@ -207,6 +207,7 @@ def test_the_verb(
     table = said()
     assert "(a) a universal perturbation fools more than a random one of its size" in table
     assert "(e) needs classifiers hardened and as they were" in table
+    assert "(b) 1 of 1 open: more test images or seeds make intervals narrower; needs searches, 3 seeds each" in table
     assert "each class as target" in table
     plain = json.loads(said("--format", "json"))
     assert [one["claim"] for one in plain] == list("abcdefghi")

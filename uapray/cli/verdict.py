@@ -58,7 +58,13 @@ def _counts(one: "Verdict") -> str:
 
 
 def _needed(found: "tuple[Verdict, ...]") -> list[str]:
-    return [f"({one.claim}) needs {one.needs}" for one in found if one.answer == "not enough data"]
+    return [f"({one.claim}) {_open(one)}needs {one.needs}" for one in found if one.answer == "not enough data"]
+
+
+def _open(one: "Verdict") -> str:
+    undecided = sum(unit.answer == "not enough data" for unit in one.units)
+    told = f"{undecided} of {len(one.units)} open: more test images or seeds make intervals narrower; "
+    return told if undecided else ""
 
 
 def left_out(found: "tuple[Verdict, ...]") -> list[str]:
