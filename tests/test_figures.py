@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from test_defence import add, hardening
 from test_job_kinds import KINDS as JOBS
 from test_report import Shop, chance_rows
@@ -70,6 +70,17 @@ def test_what_place_and_colour_do_not_say_makes_panels(shop: Shop) -> None:
     assert [panel.title for panel in made.panels] == ["ζ 0.02", "ζ 0.04"]
     assert [[point.place for point in panel.points] for panel in made.panels] == [["a", "b"]] * 2
     assert "ζ" not in made.note
+
+
+def test_bars_of_many_series_are_told_apart() -> None:
+    def drawn(names: tuple[str, ...]) -> Image.Image:
+        points = tuple(Point("a", name, 0.5, None, {}) for name in names)
+        made = Chart("bars", "t", "n", "r", "", "", tuple("abcdefg"), (Panel("", points),))
+        return Image.open(io.BytesIO(draw(made, ".png"))).convert("RGB")
+
+    alike = ImageChops.difference(drawn(("a",)), drawn(("a",)))
+    assert alike.getbbox() is None
+    assert ImageChops.difference(drawn(("a",)), drawn(("g",))).getbbox() is not None, "the seventh is not the first"
 
 
 def test_targeted_rates_are_of_the_images_of_other_classes(shop: Shop) -> None:

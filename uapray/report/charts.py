@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
-from uapray.report.plots import INK, STYLE, dashed, in_percent, stroke
+from uapray.report.plots import COLOURS, INK, STYLE, dashed, in_percent, stroke
 
 Form = Literal["bars", "lines", "square"]
 ENDINGS = (".png", ".svg", ".pdf")
@@ -28,6 +28,7 @@ _MANY = 4  # more names than that are turned
 _LONG = 24  # letters of a name in one line
 _MARKERS = "os^Dv<>"
 _DASHES = ((0, (4, 3)), (0, (1, 2)))
+_HATCHES = (None, "///", "...")
 _MARKS: tuple[
     dict[str, Any], ...
 ] = (  # how the marks beside a rate are drawn, in the order in which a chart names them
@@ -121,7 +122,7 @@ def _bars(chart: Chart) -> Figure:
         thick = _BAR / len(mine)
         for point in panel.points:
             at = places.index(point.place) - _BAR / 2 + thick * (mine.index(point.series) + 0.5)
-            axes.barh(at, point.value, height=0.88 * thick, color=_colour(chart, point.series), alpha=_PALE)
+            axes.barh(at, point.value, height=0.88 * thick, **_fill(chart, point.series))
             _whiskers(axes, point, "x", at, INK)
             for name, value in point.marks.items():
                 axes.plot([value], [at], linestyle="none", **_MARKS[marks.index(name) % len(_MARKS)])
@@ -137,7 +138,7 @@ def _bars(chart: Chart) -> Figure:
         axes.tick_params(axis="y", length=0)
         in_percent(axes, "x", chart.rate, _most(chart))
         axes.grid(visible=False, axis="y")
-    handles = [Patch(color=_colour(chart, name), alpha=_PALE, label=name) for name in chart.series]
+    handles = [Patch(label=name, **_fill(chart, name)) for name in chart.series]
     styles = zip(marks, cycle(_MARKS), strict=False)
     return _with_legend(
         figure, [*handles, *(Line2D([], [], linestyle="none", label=name, **how) for name, how in styles)]
@@ -256,8 +257,11 @@ def _whiskers(axes: Axes, point: Point, along: Literal["x", "y"], at: float, col
     axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, **reach)
 
 
-def _colour(chart: Chart, series: str) -> str:
-    return stroke(chart.series.index(series)).colour
+def _fill(chart: Chart, series: str) -> dict[str, Any]:
+    """Return how the bars of a series are filled: colours first, then hatches."""
+    index = chart.series.index(series)
+    hatch = _HATCHES[index // len(COLOURS) % len(_HATCHES)]
+    return {"facecolor": stroke(index).colour, "alpha": _PALE, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
 def _series_of(chart: Chart, panel: Panel) -> list[str]:
