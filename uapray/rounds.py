@@ -189,10 +189,10 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
     return directed + 1, directed
 
 
-def heats_at(settings: Search, norm: Norm, classes: int, *, targeted: bool) -> float:
-    """Return the radius of the ball in heats, as a multiple of xi; 1 where one start has none to be compared with."""
+def heats_at(settings: Search, norm: Norm, classes: int, *, targeted: bool, continues: bool = False) -> float:
+    """Return the radius of the ball in heats, as a multiple of xi; 1 where there are no heats."""
     starts, _ = how_many_starts(settings, classes, targeted=targeted)
-    return settings.heats_at(norm, classes) if starts > settings.survivors else 1.0
+    return settings.heats_at(norm, classes) if starts > settings.survivors and not continues else 1.0
 
 
 def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:

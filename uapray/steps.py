@@ -459,7 +459,7 @@ def _identity(
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
     kept = search.kept(len(class_names))
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
-    wide = 1.0 if continues else heats_at(search, threat.norm, len(class_names), targeted=targeted)
+    wide = heats_at(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
     del described["screen_radius"]
     if wide != 1:
         resolved["screen_radius"] = wide

@@ -219,7 +219,7 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
         halved = leaves_out(settings, task.classes, targeted=targeted, continues=continues)
         rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), task.classes, halved=halved)
         rounds = Rounds(rule, task, settings, begin_at)
-        wider = 1.0 if continues else heats_at(settings, threat.norm, task.classes, targeted=targeted)
+        wider = heats_at(settings, threat.norm, task.classes, targeted=targeted, continues=continues)
         if wider == 1:
             return rounds, epsilon
         wide = replace(task, xi=wider * task.xi)
