@@ -2,9 +2,11 @@
 
 Claim (g): those from scratch are fooled less, and more than by chance (Minagi et al. 2022).
 
-    ray submit ray-cluster.yaml jobs/scratch_transfer.py -- --data s3://… --store s3://… --gpus 1 --weights imagenet.npz
+    ray submit ray-cluster.yaml jobs/scratch_transfer.py -- --data s3://… --store s3://… --gpus 1
     python jobs/scratch_transfer.py --data "chest_xray_*.parquet" --store results/ --small --address local \
-        --weights imagenet.npz
+        --weights efficientnet_lite0.safetensors
+
+Where there is no hub, ``--weights`` is a file (docs/classifiers.md: ImageNet weights without the hub).
 
 The file stands alone: ``ray submit`` copies it, and nothing else, to the head, where uapray is installed. The
 same command goes on where it stopped, however it stopped; what stands in the store is never done again.
@@ -40,10 +42,9 @@ SMALL = """
 name: scratch-transfer-small
 data: [{uri: images.parquet, size: 64}]
 classifiers:
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: random, name: random,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: pretrained,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
+  - {architecture: tf_efficientnet_lite0, initial_weights: random, name: random, recipe: {base: quick, epochs: 8}}
+  - {architecture: tf_efficientnet_lite0, initial_weights: pretrained, name: pretrained,
+     recipe: {base: quick, epochs: 8}}
 control_draws: 0
 seeds: [0, 1, 2]
 """

