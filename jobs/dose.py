@@ -5,10 +5,12 @@ the first blocks stay as they were; a classifier from scratch beside them. Pertu
 classifier's own kind and from photographs, which are what the pretrained weights know. The table has a row a dose: the
 mean of its trainings (``train_seeds``) and, where there are several, the least and the most in brackets.
 
-    ray submit ray-cluster.yaml jobs/dose.py -- --data s3://… --store s3://… --gpus 1 --weights imagenet.npz \
+    ray submit ray-cluster.yaml jobs/dose.py -- --data s3://… --store s3://… --gpus 1 \
         --source photographs=natural.parquet
     python jobs/dose.py --data "chest_xray_*.parquet" --store results/ --small --address local \
-        --weights imagenet.npz --source photographs=natural.parquet
+        --weights efficientnet_lite0.safetensors --source photographs=natural.parquet
+
+Where there is no hub, ``--weights`` is a file (docs/classifiers.md: ImageNet weights without the hub).
 
 The file stands alone: ``ray submit`` copies it, and nothing else, to the head, where uapray is installed. The
 same command goes on where it stopped, however it stopped; what stands in the store is never done again.
@@ -51,14 +53,13 @@ SMALL = """
 name: dose-small
 data: [{uri: images.parquet, size: 64}]
 classifiers:
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: pretrained,
-     tuned: [0, 0.25, 0.5, 0.75, 1], recipe: {base: quick, epochs: 6, learning_rate: 0.001}}
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: frozen-4,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.001, frozen_blocks: 4}}
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: pretrained, name: frozen-8,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.001, frozen_blocks: 8}}
-  - {architecture: 'torchvision:squeezenet1_0', initial_weights: random, name: random,
-     recipe: {base: quick, epochs: 6, learning_rate: 0.0003}}
+  - {architecture: tf_efficientnet_lite0, initial_weights: pretrained, name: pretrained,
+     recipe: {base: quick, epochs: 8}, tuned: [0, 0.25, 0.5, 0.75, 1]}
+  - {architecture: tf_efficientnet_lite0, initial_weights: pretrained, name: frozen-6,
+     recipe: {base: quick, epochs: 8, frozen_blocks: 6}}
+  - {architecture: tf_efficientnet_lite0, initial_weights: pretrained, name: frozen-12,
+     recipe: {base: quick, epochs: 8, frozen_blocks: 12}}
+  - {architecture: tf_efficientnet_lite0, initial_weights: random, name: random, recipe: {base: quick, epochs: 8}}
 sources:
   - {}
   - {uri: photographs.parquet, name: photographs}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 from pathlib import Path
 
 import torch
@@ -60,3 +61,18 @@ class Unmakeable(_Bright):
 
     def __setstate__(self, _state: object) -> None:
         raise RuntimeError("not here")
+
+
+class Mortal(nn.BatchNorm2d):
+    """A batch norm whose process dies at its first batch while a file is not there, which it leaves behind."""
+
+    def __init__(self, left: Path, *, always: bool = False) -> None:
+        super().__init__(1)
+        self.left, self.always = left, always
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.always or not self.left.exists():
+            with self.left.open("a") as told:
+                told.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(pixels)

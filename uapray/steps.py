@@ -155,7 +155,7 @@ class InterpolateStep:
     @cached_property
     def key(self) -> str:
         """Key of the classifier that comes out."""
-        return key_of("interpolate", {"classifier": self.base.bare_key, "share": self.share})
+        return key_of("interpolate", {"classifier": self.base.bare_key, "share": self.share, "norms": "measured"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,14 @@ from uapray.models.card import Card, Classifier
 from uapray.models.disturbance import Disturbance
 from uapray.models.initial import head_prefixes
 from uapray.models.interpolation import interpolated
+from uapray.models.norms import learnt_norms
 from uapray.models.pixel import PixelModel
 from uapray.models.recipe import Recipe
 from uapray.models.scores import Scores, score
 from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
 from uapray.models.zoo import build
-from uapray.on_ray.training import fit_on_ray
+from uapray.on_ray.training import fit_on_ray, measure_norms_on_ray
 from uapray.resources import Held, Resources, open_pool
 from uapray.steps import InterpolateStep, TrainStep
 from uapray.stoppable import StoppablePool
@@ -80,10 +81,7 @@ def fit_classifier(
     while_waiting: Callable[[], None] = lambda: None,
 ) -> FittedClassifier:
     """Train a module in place on the split ``train`` and measure it on all; see `train_classifier`."""
-    if "val" in images:
-        train, validation = images["train"], images["val"]
-    else:
-        train, validation = hold_out(images["train"], recipe.validation_share, seed)
+    train, validation = _parts(images, recipe, seed)
     trained = fit_on_ray(
         module,
         train,
@@ -115,6 +113,8 @@ def interpolate_classifier(
 ) -> tuple[Classifier, dict[str, Scores]]:
     """Return a classifier part of the way of its training, and its scores by split; its last layer is the trained one.
 
+    What batch norms have measured of one body is not so of another: those that trained measure again.
+
     Args:
         step: Which share.
         initial: The classifier that the training began with; its module is changed.
@@ -123,10 +123,22 @@ def interpolate_classifier(
         resources: Of the replicas that measure it.
         check: Called often; it may raise to end the step.
     """
-    module = initial.module
+    module, made = initial.module, step.base.train
     assert isinstance(module, PixelModel)
+    assert made is not None
     head = tuple(f"backbone.{prefix}" for prefix in head_prefixes(module.backbone))
     module.load_state_dict(interpolated(module.state_dict(), trained.module.state_dict(), step.share, head))
+    if learnt_norms(module, made.recipe):
+        measure_norms_on_ray(
+            module,
+            _parts(held.images, made.recipe, made.seed)[0],
+            made.recipe,
+            seed=made.seed,
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            may_grow=resources.may_grow,
+            while_waiting=check,
+        )
     card = trained.card.model_copy(update={"recipe": {**trained.card.recipe, "tuned": step.share}})
     classifier = make_classifier(module, card)
     with open_pool(classifier, held, resources, check) as pool:
@@ -169,6 +181,13 @@ def initial_classifier(step: TrainStep, images: ImageSet) -> Classifier:
         std=tuple(module.std.flatten().tolist()),
     )
     return make_classifier(module, card)
+
+
+def _parts(images: Mapping[str, ImageSet], recipe: Recipe, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Return the images that a training learns from, and those that it is judged on meanwhile."""
+    if "val" in images:
+        return images["train"], images["val"]
+    return hold_out(images["train"], recipe.validation_share, seed)
 
 
 def _with_metrics(card: Card, scores: Mapping[str, Scores]) -> Card:

@@ -2,21 +2,24 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from foreign_victims import Mortal
 from torch import nn
 
 import uapray
 from uapray.data.images import ImageSet, hold_out
 from uapray.errors import ConfigError, TrialError
+from uapray.models.norms import measure_norms
 from uapray.models.recipe import recipe_of
 from uapray.models.scores import predict_probabilities
 from uapray.models.training import EpochReport
 from uapray.models.zoo import build
-from uapray.on_ray.training import TRIES, Trained, fit_on_ray
+from uapray.on_ray.training import TRIES, Trained, fit_on_ray, measure_norms_on_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -74,6 +77,22 @@ def test_frozen_blocks_stay_with_two_workers(parts: tuple[ImageSet, ImageSet]) -
     }
     with pytest.raises(ConfigError, match=r"^frozen_blocks: expected at most 4, .* got 5"):
         fit_on_ray(module, *parts, recipe.model_copy(update={"frozen_blocks": 5}), seed=1)
+
+
+def test_norms_are_measured_as_in_this_process_and_after_a_loss(
+    parts: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    recipe = recipe_of({"base": "quick", "batch_size": 16})
+    here, there = nn.BatchNorm2d(1), Mortal(tmp_path / "left")
+    measure_norms(here, parts[0], recipe, seed=1)
+    measure_norms_on_ray(there, parts[0], recipe, seed=1)
+    assert (tmp_path / "left").exists()
+    assert all(torch.equal(value, there.state_dict()[name]) for name, value in here.state_dict().items())
+    with pytest.raises(TrialError, match=r"^measuring batch norms failed: [^\n]*$"):
+        measure_norms_on_ray(Mortal(tmp_path / "always", always=True), parts[0], recipe, seed=1)
+    assert (tmp_path / "always").read_text() == "x" * TRIES
+    with pytest.raises(ConfigError, match="workers"):
+        measure_norms_on_ray(there, parts[0], recipe, seed=1, cpus=1e6)
 
 
 @pytest.mark.slow

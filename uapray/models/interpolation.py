@@ -9,7 +9,7 @@ from torch import Tensor
 def interpolated(
     initial: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: float, head: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """Return ``(1 - share) initial + share trained``, what batch norms have measured included.
+    """Return ``(1 - share) initial + share trained``; what batch norms have measured is to be measured again.
 
     (Wortsman et al. 2022, WiSE-FT.) Their last layer comes from text; ours begins at random, of which nothing is to be
     mixed in, so it is the trained one at every share. Equal values stay equal to the last bit.

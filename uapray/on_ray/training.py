@@ -1,4 +1,4 @@
-"""Training with Ray Train: one worker or many, on one machine or many."""
+"""Training with Ray Train: one worker or many, on one machine or many; and batch norms measured again."""
 
 import tempfile
 import threading
@@ -15,12 +15,13 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
-from torch import nn
+from torch import Tensor, nn
 
 from uapray.data.images import ImageSet
 from uapray.errors import TrialError, UaprayError
 from uapray.models.blocks import frozen
 from uapray.models.disturbance import Disturbance
+from uapray.models.norms import measure_norms
 from uapray.models.recipe import Recipe
 from uapray.models.scores import predict_probabilities
 from uapray.models.training import EpochReport, FitResult, fit
@@ -155,6 +156,48 @@ def fit_on_ray(
     except _LostError as error:
         cause = error.__cause__
         raise TrialError(f"training failed {TRIES} times: {type(cause).__name__}: {cause}") from cause
+
+
+def measure_norms_on_ray(
+    module: nn.Module,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    may_grow: bool = False,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> None:
+    """Measure the batch norms of a module again in place, on one worker; see `measure_norms` and `fit_on_ray`.
+
+    Raises:
+        TrialError: If the worker failed, or was lost `TRIES` times.
+        ConfigError: If the cluster cannot hold it.
+    """
+    if not may_grow:
+        expect_room("workers", 1, cpus=cpus, gpus=gpus)
+    work = ray.remote(_measure).options(num_cpus=cpus, num_gpus=gpus, max_retries=TRIES - 1)
+    found = work.remote(module, images, recipe, seed, max(1, int(cpus)), "cuda" if gpus else "cpu")
+    try:
+        while not ray.wait([found], timeout=_POLL_S)[0]:
+            while_waiting()
+        module.load_state_dict(ray.get(found), strict=False)
+    except ray.exceptions.RayError as error:
+        cause = _innermost(error)
+        said = next(iter(str(cause).splitlines()), "")
+        raise TrialError(f"measuring batch norms failed: {type(cause).__name__}: {said}") from error
+    finally:
+        ray.cancel(found, force=True)
+
+
+def _measure(
+    module: nn.Module, images: ImageSet, recipe: Recipe, seed: int, threads: int, device: str
+) -> dict[str, Tensor]:
+    """Return the buffers of a module, those of its batch norms measured."""
+    torch.set_num_threads(threads)
+    measure_norms(module, images, recipe, seed=seed, device=device)
+    return {name: value.cpu() for name, value in module.named_buffers()}
 
 
 class _LostError(Exception):
