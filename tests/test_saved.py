@@ -40,7 +40,7 @@ Settings = dict[str, dict[str, Any]]
 ORIGIN = {"made_on": "abc", "torch": "2"}
 RULES: Settings = {
     "aimed-ascent": {"max_epochs": 2},
-    "spgd": {"max_epochs": 2, "momentum": 0.5, "starts": 4},
+    "spgd": {"max_epochs": 2, "momentum": 0.5, "wiener_rounds": 4, "starts": 4},
     "sga": {"max_epochs": 2, "inner_rounds": 3},
     "df-uap": {"max_epochs": 2, "batch_size": 8, "round_size": 8},
     "cosine-uap": {"max_epochs": 2, "batch_size": 8, "round_size": 8, "init": "gradient"},
@@ -131,7 +131,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
     def start(index: int) -> Start:
         squares = tensor(torch.float64) if draw(st.booleans()) else None
-        state = State(tensor(), tensor(), tensor(torch.float64), squares, draw(st.integers(0, 9)))
+        waves, bands = (tensor(torch.float64) if draw(st.booleans()) else None for _ in range(2))
+        state = State(tensor(), tensor(), tensor(torch.float64), squares, draw(st.integers(0, 9)), waves, bands)
         aim = Objective(
             draw(st.none() | st.integers(0, 5)), draw(st.sampled_from(["margin", "cosine"])), draw(st.just(9.0))
         )
@@ -152,7 +153,7 @@ def plain(snapshot: Snapshot) -> object:
         (
             replace(one, state=None),  # type: ignore[arg-type]
             one.state.inner,
-            *map(bits, (one.state.v, one.state.point, one.state.memory, one.state.squares)),
+            *map(bits, (getattr(one.state, name) for name in ("v", "point", "memory", "squares", "waves", "bands"))),
         )
         for one in snapshot.starts
     ]

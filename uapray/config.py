@@ -140,6 +140,9 @@ class Search(Settings):
             the first when the passes that the budget allows are made.
         momentum: Share of the earlier rounds' gradients that is kept from round to round; None: of ``aimed-ascent`` a
             half where there are three classes or more, else nothing.
+        wiener_rounds: ``spgd`` and ``aimed-ascent`` only: spatial frequencies in which the gradients of one round do
+            not agree with those of the next count less, as if noise were averaged over so many rounds while the step
+            is longest, and over more as it falls. None: no filter.
         init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
             ``gradient`` direction of the source images.
         clip: Whether pixels are clipped to [0, 1] in the search; when judged they always are.
@@ -180,6 +183,7 @@ class Search(Settings):
     step_size: float | None = Field(None, gt=0)
     step_decay: float | None = Field(_USUAL_DECAY, gt=0, le=1)
     momentum: float | None = Field(None, ge=0, lt=1)
+    wiener_rounds: float | None = Field(None, gt=0)
     init: InitName = "zero"
     clip: bool = True
     inner_rounds: int = Field(10, gt=0)

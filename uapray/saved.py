@@ -17,6 +17,8 @@ from uapray.attack.rules import State
 from uapray.coordinator import Measurement, Snapshot, Start
 from uapray.errors import StoreError
 
+_KEPT = ("v", "point", "memory", "squares", "waves", "bands")  # of a state
+
 Answers = tuple[NDArray[np.float32], ...]
 
 
@@ -98,7 +100,7 @@ def _progress(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Progres
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    named = {"v": state.v, "point": state.point, "memory": state.memory, "squares": state.squares}
+    named = {name: getattr(state, name) for name in _KEPT}
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -109,6 +111,6 @@ def _plain(start: Start) -> dict[str, Any]:
 
 
 def _start(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Start:
-    kept = {name: tensors.get(f"{plain['index']}/{name}") for name in ("v", "point", "memory", "squares")}
+    kept = {name: tensors.get(f"{plain['index']}/{name}") for name in _KEPT}
     counts = {name: value for name, value in plain.items() if name not in ("aim", "inner")}
     return Start(state=State(**kept, inner=plain["inner"]), aim=Objective(**plain["aim"]), **counts)  # type: ignore[arg-type]

@@ -461,6 +461,8 @@ def _identity(
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
     wide = heats_at(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
     del described["screen_radius"]
+    if search.wiener_rounds is None:
+        del described["wiener_rounds"]
     if wide != 1:
         resolved["screen_radius"] = wide
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images

@@ -204,7 +204,8 @@ def rule_of(
         case "cosine-uap":
             rule = cosine_uap(p=p, xi=xi, step_size=size, step_decay=decay)
         case _:
-            rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=settings.kept(classes))
+            kept, averaged = settings.kept(classes), settings.wiener_rounds or math.inf
+            rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=kept, wiener_rounds=averaged)
     return rule, size * xi
 
 

@@ -4,6 +4,7 @@ A rule is a pair of pure functions. Its state is passed in and handed back, neve
 round are to be taken at ``state.point``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from uapray.attack import wiener
+from uapray.attack.basis import encode
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.projection import direction, project
 
@@ -25,6 +28,8 @@ class State:
         memory: Gradients kept from earlier rounds, float64 ``(c, h, w)``.
         squares: Their squares, where a rule keeps them; float64 ``(c, h, w)``.
         inner: Rounds since ``v`` last moved; rounds made, where a rule counts them.
+        waves: The last round's gradients in the cosine basis, where a rule filters; float64 ``(c, h, w)``.
+        bands: What is known of the bands of frequencies, where a rule filters; float64 (`wiener.agreement`).
     """
 
     v: Tensor
@@ -32,6 +37,8 @@ class State:
     memory: Tensor
     squares: Tensor | None = None
     inner: int = 0
+    waves: Tensor | None = None
+    bands: Tensor | None = None
 
 
 class Rule(NamedTuple):
@@ -51,13 +58,17 @@ def _start(v: Tensor) -> State:
     return State(v=v, point=v, memory=torch.zeros_like(v, dtype=torch.float64))
 
 
-def spgd(*, p: float, xi: float, step_size: float, step_decay: float, momentum: float = 0.0) -> Rule:
+def spgd(
+    *, p: float, xi: float, step_size: float, step_decay: float, momentum: float = 0.0, wiener_rounds: float = math.inf
+) -> Rule:
     """Stochastic projected gradient ascent (Shafahi et al. 2020, algorithm 2).
 
     One step of steepest ascent in the l_p norm from the sum of a small batch's raw gradients, then projection.
     We depart from the paper in the step: nearly the whole radius at first, falling from pass to pass.
     With momentum each round's sum, brought to unit l1 length, is added to what is left of the earlier ones
-    (Dong et al. 2018, eq. 6).
+    (Dong et al. 2018, eq. 6). With a Wiener filter spatial frequencies in which one round's sum does not agree with
+    the next one's count less, and the less so the longer the step: what a long step takes up of one round's noise
+    remains, what a short one does is averaged over many.
 
     Args:
         p: Order of the norm, 2 or ``math.inf``.
@@ -65,15 +76,21 @@ def spgd(*, p: float, xi: float, step_size: float, step_decay: float, momentum: 
         step_size: Length of the first step as a share of ``xi``.
         step_decay: What the length is multiplied with from one pass to the next.
         momentum: Share of the earlier rounds' gradients that is kept, in [0, 1).
+        wiener_rounds: Rounds over which noise is thought to be averaged while the step is longest; infinity: no filter.
     """
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
         reach = xi * step_size * step_decay**epoch
-        unit = _unit_l1(update.total)
+        unit, waves, bands = _unit_l1(update.total), state.waves, state.bands
+        if wiener_rounds < math.inf:
+            waves = encode(unit, (unit.shape[1], unit.shape[2]))
+            if state.waves is not None:
+                bands = wiener.remembered(bands, wiener.agreement(waves, state.waves))
+                unit = _unit_l1(wiener.weighted(waves, wiener.weights(bands, wiener_rounds / step_decay**epoch)))
         memory = momentum * state.memory + unit if momentum else unit
         moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
-        return replace(state, v=v, point=v, memory=memory)
+        return replace(state, v=v, point=v, memory=memory, waves=waves, bands=bands)
 
     return Rule(_start, step)
 

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from uapray.attack.basis import encode
+from uapray.attack.partial import PartialUpdate
+from uapray.attack.rules import State, spgd
+from uapray.attack.wiener import BANDS, agreement, remembered, weighted, weights
+
+seeds = st.integers(0, 10_000)
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 17), st.integers(1, 17))
+
+
+def drawn(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum() / a.norm() / b.norm())
+
+
+@given(shapes, seeds)
+def test_all_power_is_in_a_band(shape: tuple[int, int, int], seed: int) -> None:
+    picture, other = drawn(shape, seed), drawn(shape, seed + 1)
+    waves, earlier = encode(picture, (shape[1], shape[2])), encode(other, shape[1:])
+    common, power = agreement(waves, earlier)
+    assert common.shape == (BANDS,)
+    assert float(common.sum()) == pytest.approx(float((picture * other).sum()), abs=1e-9)
+    assert float(power.sum()) == pytest.approx(float((picture**2 + other**2).sum() / 2))
+    assert (common.abs() <= power + 1e-12).all()
+
+
+@given(shapes, seeds, st.floats(0.1, 1e6))
+def test_what_agrees_in_full_or_nowhere_stays_as_it_is(shape: tuple[int, int, int], seed: int, rounds: float) -> None:
+    picture = drawn(shape, seed)
+    waves = encode(picture, (shape[1], shape[2]))
+    for earlier in (waves, -waves, 0 * waves):
+        by_band = weights(agreement(waves, earlier), rounds)
+        filled = agreement(waves, waves)[1] > 0
+        torch.testing.assert_close(by_band[filled], torch.ones_like(by_band[filled]))
+        torch.testing.assert_close(weighted(waves, torch.ones(BANDS)), picture, atol=1e-5, rtol=1e-5)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=BANDS, max_size=BANDS), st.floats(0.1, 100))
+def test_weights_order_the_bands_and_even_out_with_the_rounds(common: list[float], rounds: float) -> None:
+    known = torch.stack([torch.tensor(common, dtype=torch.float64), torch.ones(BANDS, dtype=torch.float64)])
+    few, many = weights(known, rounds), weights(known, 10 * rounds)
+    order = known[0].argsort()
+    for one in (few, many):
+        assert (one > 0).all()
+        assert one.max() == 1
+        assert (one[order].diff() >= 0).all()
+    assert (many >= few).all()
+    torch.testing.assert_close(weights(known, 1e12), torch.ones(BANDS, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_a_signal_in_noise_is_seen_more_clearly() -> None:
+    """Rounds that have a coarse picture in common, under noise that is everywhere: the filter finds its band."""
+    shape, signal = (3, 24, 24), torch.zeros(3, 24, 24, dtype=torch.float64)
+    signal[:, :4, :4] = drawn((3, 4, 4), 0)
+    for rounds in (1.0, 10.0):
+        known, plain, filtered, earlier = None, 0.0, 0.0, signal + drawn(shape, 1)
+        for seed in range(2, 60):
+            waves = signal + drawn(shape, seed)
+            known = remembered(known, agreement(waves, earlier))
+            earlier = waves
+            if seed >= 30:
+                plain += cosine(waves, signal)
+                filtered += cosine(encode(weighted(waves, weights(known, rounds)), (shape[1], shape[2])), signal)
+        assert known is not None
+        by_band = weights(known, rounds)
+        assert by_band[:2].min() > 2 * by_band[4:].max()
+        assert filtered > 1.5 * plain
+
+
+def walked(pictures: list[Tensor], **settings: float) -> list[State]:
+    rule = spgd(p=2, xi=1.0, step_size=0.5, step_decay=0.5, **settings)
+    states = [rule.start(torch.zeros(pictures[0].shape))]
+    for number, picture in enumerate(pictures):
+        states.append(rule.step(states[-1], PartialUpdate(picture, 4), number / 3))
+    return states
+
+
+@given(shapes, seeds, st.sampled_from([0.0, 0.5]))
+def test_a_rule_filters_from_the_second_round_on(shape: tuple[int, int, int], seed: int, momentum: float) -> None:
+    same = [drawn(shape, seed)] * 4
+    plain, filtered = walked(same, momentum=momentum), walked(same, momentum=momentum, wiener_rounds=2)
+    for one, other in zip(plain, filtered, strict=True):
+        torch.testing.assert_close(one.v, other.v, atol=1e-5, rtol=1e-4)
+    assert plain[-1].waves is None
+    first = walked([drawn(shape, seed), drawn(shape, seed + 1)], momentum=momentum, wiener_rounds=2)
+    assert torch.equal(first[1].v, plain[1].v)
+    assert first[1].bands is None
+    assert first[2].bands is not None
+
+
+def test_infinitely_many_rounds_are_no_filter() -> None:
+    pictures = [drawn((1, 8, 8), seed) for seed in range(5)]
+    plain, never, strong = walked(pictures), walked(pictures, wiener_rounds=math.inf), walked(pictures, wiener_rounds=1)
+    assert torch.equal(plain[-1].v, never[-1].v)
+    assert not torch.equal(plain[-1].v, strong[-1].v)
+
+
+def test_no_gradient_moves_nothing() -> None:
+    states = walked([torch.zeros(1, 5, 5, dtype=torch.float64)] * 3, wiener_rounds=2)
+    assert all(torch.equal(state.v, torch.zeros(1, 5, 5)) for state in states)
