@@ -131,8 +131,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
     def start(index: int) -> Start:
         squares = tensor(torch.float64) if draw(st.booleans()) else None
-        waves, bands = (tensor(torch.float64) if draw(st.booleans()) else None for _ in range(2))
-        state = State(tensor(), tensor(), tensor(torch.float64), squares, draw(st.integers(0, 9)), waves, bands)
+        earlier, bands = (tensor(torch.float64) if draw(st.booleans()) else None for _ in range(2))
+        state = State(tensor(), tensor(), tensor(torch.float64), squares, draw(st.integers(0, 9)), earlier, bands)
         aim = Objective(
             draw(st.none() | st.integers(0, 5)), draw(st.sampled_from(["margin", "cosine"])), draw(st.just(9.0))
         )
@@ -153,7 +153,7 @@ def plain(snapshot: Snapshot) -> object:
         (
             replace(one, state=None),  # type: ignore[arg-type]
             one.state.inner,
-            *map(bits, (getattr(one.state, name) for name in ("v", "point", "memory", "squares", "waves", "bands"))),
+            *map(bits, (getattr(one.state, name) for name in ("v", "point", "memory", "squares", "earlier", "bands"))),
         )
         for one in snapshot.starts
     ]

@@ -17,7 +17,7 @@ from uapray.attack.rules import State
 from uapray.coordinator import Measurement, Snapshot, Start
 from uapray.errors import StoreError
 
-_KEPT = ("v", "point", "memory", "squares", "waves", "bands")  # of a state
+_KEPT = ("v", "point", "memory", "squares", "earlier", "bands")  # of a state
 
 Answers = tuple[NDArray[np.float32], ...]
 

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uapray.attack.basis import encode
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State, spgd
 from uapray.attack.wiener import BANDS, agreement, remembered, weighted, weights
@@ -26,8 +25,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 @given(shapes, seeds)
 def test_all_power_is_in_a_band(shape: tuple[int, int, int], seed: int) -> None:
     picture, other = drawn(shape, seed), drawn(shape, seed + 1)
-    waves, earlier = encode(picture, (shape[1], shape[2])), encode(other, shape[1:])
-    common, power = agreement(waves, earlier)
+    common, power = agreement(picture, other)
     assert common.shape == (BANDS,)
     assert float(common.sum()) == pytest.approx(float((picture * other).sum()), abs=1e-9)
     assert float(power.sum()) == pytest.approx(float((picture**2 + other**2).sum() / 2))
@@ -37,12 +35,11 @@ def test_all_power_is_in_a_band(shape: tuple[int, int, int], seed: int) -> None:
 @given(shapes, seeds, st.floats(0.1, 1e6))
 def test_what_agrees_in_full_or_nowhere_stays_as_it_is(shape: tuple[int, int, int], seed: int, rounds: float) -> None:
     picture = drawn(shape, seed)
-    waves = encode(picture, (shape[1], shape[2]))
-    for earlier in (waves, -waves, 0 * waves):
-        by_band = weights(agreement(waves, earlier), rounds)
-        filled = agreement(waves, waves)[1] > 0
+    filled = agreement(picture, picture)[1] > 0
+    for earlier in (picture, -picture, 0 * picture):
+        by_band = weights(agreement(picture, earlier), rounds)
         torch.testing.assert_close(by_band[filled], torch.ones_like(by_band[filled]))
-        torch.testing.assert_close(weighted(waves, torch.ones(BANDS)), picture, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weighted(picture, torch.ones(BANDS, dtype=torch.float64)), picture)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=BANDS, max_size=BANDS), st.floats(0.1, 100))
@@ -60,21 +57,21 @@ def test_weights_order_the_bands_and_even_out_with_the_rounds(common: list[float
 
 def test_a_signal_in_noise_is_seen_more_clearly() -> None:
     """Rounds that have a coarse picture in common, under noise that is everywhere: the filter finds its band."""
-    shape, signal = (3, 24, 24), torch.zeros(3, 24, 24, dtype=torch.float64)
-    signal[:, :4, :4] = drawn((3, 4, 4), 0)
+    shape, turns = (3, 24, 24), torch.arange(24, dtype=torch.float64) * 2 * math.pi / 24
+    signal = 0.3 * (turns.sin()[:, None] + turns.cos()).expand(shape)
     for rounds in (1.0, 10.0):
         known, plain, filtered, earlier = None, 0.0, 0.0, signal + drawn(shape, 1)
         for seed in range(2, 60):
-            waves = signal + drawn(shape, seed)
-            known = remembered(known, agreement(waves, earlier))
-            earlier = waves
+            picture = signal + drawn(shape, seed)
+            known = remembered(known, agreement(picture, earlier))
+            earlier = picture
             if seed >= 30:
-                plain += cosine(waves, signal)
-                filtered += cosine(encode(weighted(waves, weights(known, rounds)), (shape[1], shape[2])), signal)
+                plain += cosine(picture, signal)
+                filtered += cosine(weighted(picture, weights(known, rounds)), signal)
         assert known is not None
         by_band = weights(known, rounds)
-        assert by_band[:2].min() > 2 * by_band[4:].max()
-        assert filtered > 1.5 * plain
+        assert by_band.argmax() == 0, "one turn is a twenty-fourth of half of the highest frequency of a side"
+        assert filtered > 1.3 * plain
 
 
 def walked(pictures: list[Tensor], **settings: float) -> list[State]:
@@ -91,7 +88,7 @@ def test_a_rule_filters_from_the_second_round_on(shape: tuple[int, int, int], se
     plain, filtered = walked(same, momentum=momentum), walked(same, momentum=momentum, wiener_rounds=2)
     for one, other in zip(plain, filtered, strict=True):
         torch.testing.assert_close(one.v, other.v, atol=1e-5, rtol=1e-4)
-    assert plain[-1].waves is None
+    assert plain[-1].earlier is None
     first = walked([drawn(shape, seed), drawn(shape, seed + 1)], momentum=momentum, wiener_rounds=2)
     assert torch.equal(first[1].v, plain[1].v)
     assert first[1].bands is None

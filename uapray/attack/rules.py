@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from uapray.attack import wiener
-from uapray.attack.basis import encode
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.projection import direction, project
 
@@ -28,7 +27,7 @@ class State:
         memory: Gradients kept from earlier rounds, float64 ``(c, h, w)``.
         squares: Their squares, where a rule keeps them; float64 ``(c, h, w)``.
         inner: Rounds since ``v`` last moved; rounds made, where a rule counts them.
-        waves: The last round's gradients in the cosine basis, where a rule filters; float64 ``(c, h, w)``.
+        earlier: The last round's gradient, where a rule filters; float64 ``(c, h, w)``.
         bands: What is known of the bands of frequencies, where a rule filters; float64 (`wiener.agreement`).
     """
 
@@ -37,7 +36,7 @@ class State:
     memory: Tensor
     squares: Tensor | None = None
     inner: int = 0
-    waves: Tensor | None = None
+    earlier: Tensor | None = None
     bands: Tensor | None = None
 
 
@@ -81,16 +80,17 @@ def spgd(
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
         reach = xi * step_size * step_decay**epoch
-        unit, waves, bands = _unit_l1(update.total), state.waves, state.bands
+        unit, earlier, bands = _unit_l1(update.total), state.earlier, state.bands
         if wiener_rounds < math.inf:
-            waves = encode(unit, (unit.shape[1], unit.shape[2]))
-            if state.waves is not None:
-                bands = wiener.remembered(bands, wiener.agreement(waves, state.waves))
-                unit = _unit_l1(wiener.weighted(waves, wiener.weights(bands, wiener_rounds / step_decay**epoch)))
+            if earlier is not None:
+                bands = wiener.remembered(bands, wiener.agreement(unit, earlier))
+            earlier = unit
+            if bands is not None:
+                unit = _unit_l1(wiener.weighted(unit, wiener.weights(bands, wiener_rounds / step_decay**epoch)))
         memory = momentum * state.memory + unit if momentum else unit
         moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
-        return replace(state, v=v, point=v, memory=memory, waves=waves, bands=bands)
+        return replace(state, v=v, point=v, memory=memory, earlier=earlier, bands=bands)
 
     return Rule(_start, step)
 

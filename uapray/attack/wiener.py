@@ -1,30 +1,37 @@
 """A filter for gradients that learns from the search itself which spatial frequencies carry a signal."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
-
-from uapray.attack.basis import decode
+from torch.fft import fftfreq, irfft2, rfft2, rfftfreq
 
 BANDS = 12
 KEEP = 0.95  # of what earlier rounds said of a band, from round to round
 _LEAST = 1e-3  # share of signal that a band is thought to have
 
 
-def agreement(waves: Tensor, earlier: Tensor) -> Tensor:
-    """Return how much two rounds have in common, and how much there is, by band of frequencies.
+def agreement(gradient: Tensor, earlier: Tensor) -> Tensor:
+    """Return how much two rounds have in common, and how much there is, by band of spatial frequencies.
 
     What both have in common is signal: they are of different images, so that noise cancels in the product.
 
     Args:
-        waves: Coefficients of the cosine basis, float64 ``(c, h, w)`` (`basis.encode`).
-        earlier: Those of another round.
+        gradient: Of one round, float64 ``(c, h, w)``.
+        earlier: Of another.
 
     Returns:
-        float64 ``(2, BANDS)``: sums of the products of both, and of the mean of their squares.
+        float64 ``(2, BANDS)``, the parts of the inner product of both and of the mean of their squared lengths.
     """
-    band = _band(*waves.shape[1:]).flatten()
-    parts = (waves * earlier, (waves**2 + earlier**2) / 2)
-    return torch.stack([torch.bincount(band, part.sum(0).flatten(), minlength=BANDS) for part in parts])
+    height, width = gradient.shape[1:]
+    waves, before = rfft2(gradient, norm="ortho"), rfft2(earlier, norm="ortho")
+    one, other = torch.view_as_real(waves), torch.view_as_real(before)
+    parts = ((one * other).sum(-1), (one.square() + other.square()).sum(-1) / 2)
+    twice = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)  # for the half that is not computed
+    twice[0] = 1
+    twice[-1] = 1 + width % 2 if width > 1 else 1
+    band = _band(height, width).flatten()
+    return torch.stack([torch.bincount(band, (part.sum(0) * twice).flatten(), minlength=BANDS) for part in parts])
 
 
 def remembered(before: Tensor | None, now: Tensor) -> Tensor:
@@ -49,14 +56,14 @@ def weights(known: Tensor, rounds: float) -> Tensor:
     return raw / raw.max()
 
 
-def weighted(waves: Tensor, by_band: Tensor) -> Tensor:
-    """Return the picture ``(c, h, w)``, float64, of waves whose bands are weighted."""
-    height, width = waves.shape[1:]
-    return decode(waves * by_band[_band(height, width)], (height, width)).double()
+def weighted(gradient: Tensor, by_band: Tensor) -> Tensor:
+    """Return a gradient ``(c, h, w)`` whose bands are multiplied with their weights ``(BANDS,)``."""
+    height, width = gradient.shape[1:]
+    return cast("Tensor", irfft2(rfft2(gradient) * by_band[_band(height, width)], s=(height, width)))
 
 
 def _band(height: int, width: int) -> Tensor:
-    """Return the band of each wave, int64 ``(h, w)``: rings around the picture's mean, all equally wide."""
-    down, across = torch.arange(height) / height, torch.arange(width) / width
-    share = (down[:, None] ** 2 + across**2).div(2).sqrt()  # of the highest frequency, below 1
-    return (share * BANDS).long()
+    """Return the band of each wave, int64 ``(h, w // 2 + 1)``: rings around the mean, all equally wide."""
+    down, across = fftfreq(height, dtype=torch.float64), rfftfreq(width, dtype=torch.float64)
+    share = (2 * (down[:, None] ** 2 + across**2)).sqrt()  # of the highest frequency, at most 1
+    return (share * BANDS).long().clamp(max=BANDS - 1)
