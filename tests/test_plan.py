@@ -85,6 +85,14 @@ def test_what_is_kept_of_earlier_gradients_is_part_of_the_key_by_what_it_comes_t
     assert key(None, "ABC", "spgd") == key(0, "ABC", "spgd")
 
 
+def test_a_filter_of_gradients_is_part_of_the_key_where_there_is_one() -> None:
+    usual = ids(control=False)
+    assert ids(control=False, rules=[{"rule": "aimed-ascent", "wiener_rounds": None}]) == usual
+    four, two = (ids(control=False, rules=[{"rule": "aimed-ascent", "wiener_rounds": count}]) for count in (4, 2))
+    assert not set(four) & set(usual)
+    assert not set(four) & set(two)
+
+
 def test_the_ball_of_heats_is_part_of_the_key_where_it_is_another() -> None:
     def key(radius: float | None, norm: str = "l2", classes: str = "ABC", **changes: object) -> str:
         rules = [{"rule": "aimed-ascent", "screen_radius": radius, **changes}]

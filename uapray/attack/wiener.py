@@ -65,5 +65,5 @@ def weighted(gradient: Tensor, by_band: Tensor) -> Tensor:
 def _band(height: int, width: int) -> Tensor:
     """Return the band of each wave, int64 ``(h, w // 2 + 1)``: rings around the mean, all equally wide."""
     down, across = fftfreq(height, dtype=torch.float64), rfftfreq(width, dtype=torch.float64)
-    share = (2 * (down[:, None] ** 2 + across**2)).sqrt()  # of the highest frequency, at most 1
+    share: Tensor = (2 * (down[:, None] ** 2 + across**2)).sqrt()  # of the highest frequency, at most 1
     return (share * BANDS).long().clamp(max=BANDS - 1)
