@@ -142,7 +142,7 @@ class Search(Settings):
             half where there are three classes or more, else nothing.
         wiener_rounds: ``spgd`` and ``aimed-ascent`` only: spatial frequencies in which the gradients of one round do
             not agree with those of the next count less, as if noise were averaged over so many rounds while the step
-            is longest, and over more as it falls. None: no filter.
+            is longest, and over more as it falls. None: all count the same.
         init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
             ``gradient`` direction of the source images.
         clip: Whether pixels are clipped to [0, 1] in the search; when judged they always are.
