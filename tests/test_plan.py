@@ -86,11 +86,14 @@ def test_what_is_kept_of_earlier_gradients_is_part_of_the_key_by_what_it_comes_t
 
 
 def test_a_filter_of_gradients_is_part_of_the_key_where_there_is_one() -> None:
-    usual = ids(control=False)
-    assert ids(control=False, rules=[{"rule": "aimed-ascent", "wiener_rounds": None}]) == usual
-    four, two = (ids(control=False, rules=[{"rule": "aimed-ascent", "wiener_rounds": count}]) for count in (4, 2))
-    assert not set(four) & set(usual)
-    assert not set(four) & set(two)
+    def key(rounds: float | None, norm: str, rule: str = "aimed-ascent") -> tuple[str, ...]:
+        return tuple(ids(control=False, norms=[norm], rules=[{"rule": rule, "wiener_rounds": rounds}]))
+
+    for norm, rule in (("linf", "aimed-ascent"), ("linf", "spgd"), ("l2", "spgd")):
+        assert key(None, norm, rule) == key(0, norm, rule), "none unless it is asked for"
+    assert key(None, "l2") == key(4, "l2")
+    for norm in ("linf", "l2"):
+        assert len({key(rounds, norm) for rounds in (0, 2, 4)}) == 3
 
 
 def test_the_ball_of_heats_is_part_of_the_key_where_it_is_another() -> None:

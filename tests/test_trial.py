@@ -334,7 +334,7 @@ def test_earlier_gradients_are_kept_where_there_are_more_than_two_classes() -> N
 def test_gradients_are_filtered_where_it_is_asked_for(rule: str) -> None:
     arena, _ = arena_of(SmallCNN(classes=3), image_set(60, classes=3))
 
-    def searched(wiener_rounds: float | None) -> torch.Tensor:
+    def searched(wiener_rounds: float | None, norm: Norm = "l2") -> torch.Tensor:
         settings = Search.model_validate(
             {
                 "rule": rule,
@@ -344,11 +344,13 @@ def test_gradients_are_filtered_where_it_is_asked_for(rule: str) -> None:
                 "wiener_rounds": wiener_rounds,
             }
         )
-        return find(arena, Threat(norm="l2", zeta=0.1), settings, seed=0).perturbation
+        return find(arena, Threat(norm=norm, zeta=0.1), settings, seed=0).perturbation
 
     assert torch.equal(searched(2), searched(2))
-    assert not torch.equal(searched(2), searched(None))
-    torch.testing.assert_close(searched(1e12), searched(None), atol=1e-4, rtol=1e-3)
+    assert not torch.equal(searched(2), searched(0))
+    torch.testing.assert_close(searched(1e12), searched(0), atol=1e-4, rtol=1e-3)
+    assert torch.equal(searched(None), searched(4 if rule == "aimed-ascent" else 0))
+    assert torch.equal(searched(None, "linf"), searched(0, "linf"))
 
 
 def test_in_l2_the_starts_of_three_classes_are_compared_in_a_wider_ball() -> None:

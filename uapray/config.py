@@ -77,6 +77,7 @@ _USUAL_DECAY = 0.6
 _LAST_STEP = 0.04
 _USUAL_MOMENTUM = 0.5
 _WIDE_HEATS = 3.0
+_USUAL_FILTER = 4.0
 _LAST_OF_WHOLE = 0.09  # of a search whose step falls with its budget
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -142,7 +143,7 @@ class Search(Settings):
             half where there are three classes or more, else nothing.
         wiener_rounds: ``spgd`` and ``aimed-ascent`` only: spatial frequencies in which the gradients of one round do
             not agree with those of the next count less, as if noise were averaged over so many rounds while the step
-            is longest, and over more as it falls. None: all count the same.
+            is longest, and over more as it falls. 0: all count the same; None: 4 for ``aimed-ascent`` in l2, else 0.
         init: Where the first undirected start begins: ``zero``, a ``random`` point of the ball, or the leading
             ``gradient`` direction of the source images.
         clip: Whether pixels are clipped to [0, 1] in the search; when judged they always are.
@@ -183,7 +184,7 @@ class Search(Settings):
     step_size: float | None = Field(None, gt=0)
     step_decay: float | None = Field(_USUAL_DECAY, gt=0, le=1)
     momentum: float | None = Field(None, ge=0, lt=1)
-    wiener_rounds: float | None = Field(None, gt=0)
+    wiener_rounds: float | None = Field(None, ge=0)
     init: InitName = "zero"
     clip: bool = True
     inner_rounds: int = Field(10, gt=0)
@@ -284,6 +285,12 @@ class Search(Settings):
         if self.momentum is not None:
             return self.momentum
         return _USUAL_MOMENTUM if self.rule == "aimed-ascent" and classes > 2 else 0.0
+
+    def filtered(self, norm: Norm) -> float:
+        """Return the rounds over which noise counts as averaged when gradients are filtered; 0: they are not."""
+        if self.wiener_rounds is not None:
+            return self.wiener_rounds
+        return _USUAL_FILTER if self.rule == "aimed-ascent" and norm == "l2" else 0.0
 
     def heats_at(self, norm: Norm, classes: int) -> float:
         """Return the radius of the ball in heats, as a multiple of xi, where there are that many classes."""

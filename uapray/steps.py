@@ -460,11 +460,11 @@ def _identity(
     kept = search.kept(len(class_names))
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
     wide = heats_at(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
-    del described["screen_radius"]
-    if search.wiener_rounds is None:
-        del described["wiener_rounds"]
+    del described["screen_radius"], described["wiener_rounds"]
     if wide != 1:
         resolved["screen_radius"] = wide
+    if search.filtered(threat.norm):
+        resolved["wiener_rounds"] = search.filtered(threat.norm)
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()
     return canonical_json({**described, **resolved})

@@ -204,7 +204,7 @@ def rule_of(
         case "cosine-uap":
             rule = cosine_uap(p=p, xi=xi, step_size=size, step_decay=decay)
         case _:
-            kept, averaged = settings.kept(classes), settings.wiener_rounds or math.inf
+            kept, averaged = settings.kept(classes), settings.filtered(threat.norm) or math.inf
             rule = spgd(p=p, xi=xi, step_size=size, step_decay=decay, momentum=kept, wiener_rounds=averaged)
     return rule, size * xi
 
