@@ -96,18 +96,18 @@ def test_a_filter_of_gradients_is_part_of_the_key_where_there_is_one() -> None:
         assert len({key(rounds, norm) for rounds in (0, 2, 4)}) == 3
 
 
-def test_the_ball_of_heats_is_part_of_the_key_where_it_is_another() -> None:
-    def key(radius: float | None, norm: str = "l2", classes: str = "ABC", **changes: object) -> str:
-        rules = [{"rule": "aimed-ascent", "screen_radius": radius, **changes}]
+def test_what_starts_are_compared_by_is_part_of_the_key_where_it_is_not_usual() -> None:
+    def key(images: int | None, norm: str = "l2", classes: str = "ABC", **changes: object) -> str:
+        rules = [{"rule": "aimed-ascent", "screen_images": images, **changes}]
         values = {"name": "g", "data": [{"uri": "x.parquet"}], "classifiers": TRAIN, "control": False, "rules": rules}
         grid = parse_grid(yaml.safe_dump({**values, "norms": [norm]}), origin="grid.yaml")
         (one,) = plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials
         return one.trial_id
 
-    assert key(None) == key(3) != key(1)
-    assert key(None, "linf") == key(1, "linf") != key(3, "linf")
-    assert key(None, classes="AB") == key(1, classes="AB") != key(3, classes="AB")
-    assert key(None, starts=1) == key(1, starts=1) == key(3, starts=1), "one start has no heats"
+    assert key(None) == key(256) != key(0)
+    assert key(None, "linf") == key(0, "linf") != key(256, "linf")
+    assert key(None, classes="AB") == key(0, classes="AB") != key(256, classes="AB")
+    assert key(None, starts=1) == key(0, starts=1) == key(256, starts=1), "one start has no heats"
 
 
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:

@@ -100,6 +100,18 @@ def test_the_order_of_a_pass_follows_from_seed_and_epoch_alone(seed: int, epoch:
     assert order(seed + 1, epoch) != first
 
 
+@given(known=st.integers(1, 50), wanted=st.integers(1, 60))
+def test_a_spread_of_images_is_even_and_no_more_than_was_asked_for(known: int, wanted: int) -> None:
+    deck = Deck("train", np.arange(known) * 3, np.arange(known) * 5)
+    spread = deck.spread(wanted)
+    assert len(spread) == min(known, wanted)
+    assert np.array_equal(spread.reference * 3, spread.rows * 5)
+    assert spread.rows[0] == 0
+    if len(spread) > 1:
+        assert spread.rows[-1] == deck.rows[-1]
+        assert np.ptp(np.diff(spread.rows)) <= 3
+
+
 def test_the_order_of_a_pass_is_the_same_on_every_machine() -> None:
     batches = deck(50).shuffled(batch_size=10, seed=7, epoch=3)
     text = ",".join(str(row) for batch in batches for row in batch.indices)

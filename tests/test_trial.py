@@ -353,17 +353,18 @@ def test_gradients_are_filtered_where_it_is_asked_for(rule: str) -> None:
     assert torch.equal(searched(None, "linf"), searched(0, "linf"))
 
 
-def test_in_l2_the_starts_of_three_classes_are_compared_in_a_wider_ball() -> None:
+def test_in_l2_the_starts_of_three_classes_are_compared_by_their_rates() -> None:
     arena, _ = arena_of(SmallCNN(classes=3), image_set(60, classes=3))
 
-    def searched(norm: Norm, **changes: object) -> torch.Tensor:
+    def queries(norm: Norm, **changes: object) -> int:
         settings = Search.model_validate({"rule": "aimed-ascent", "budget": {"max_epochs": 2}, **changes})
-        return find(arena, Threat(norm=norm, xi=0.5 if norm == "l2" else 0.05), settings, seed=0).perturbation
+        return find(arena, Threat(norm=norm, xi=0.5 if norm == "l2" else 0.05), settings, seed=0).image_queries
 
-    assert torch.equal(searched("l2"), searched("l2", screen_radius=3))
-    assert torch.equal(searched("linf"), searched("linf", screen_radius=1))
-    assert not torch.equal(searched("l2"), searched("l2", screen_radius=1))
-    assert Search(rule="spgd", starts=4).heats_at("l2", 3) == 1
+    for norm in ("linf", "l2"):
+        assert queries(norm, screen_images=7) == queries(norm, screen_images=0) + 4 * 7
+    assert queries("l2") == queries("l2", screen_images=256) > queries("l2", screen_images=0)
+    assert queries("linf") == queries("linf", screen_images=0)
+    assert Search(rule="spgd", starts=4).screened_on("l2", 3) == 0
 
 
 # Judging

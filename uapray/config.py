@@ -76,7 +76,7 @@ _USUAL_EPOCHS = 20.0
 _USUAL_DECAY = 0.6
 _LAST_STEP = 0.04
 _USUAL_MOMENTUM = 0.5
-_WIDE_HEATS = 3.0
+_SCREEN_IMAGES = 256
 _USUAL_FILTER = 4.0
 _LAST_OF_WHOLE = 0.09  # of a search whose step falls with its budget
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -166,8 +166,9 @@ class Search(Settings):
             gradients: they are where the others are to go. Batches are half as large then, and an aim is kept to the
             end.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
-        screen_radius: Radius of the ball in which the starts of a heat walk and are compared, as a multiple of xi;
-            None: 3 for ``aimed-ascent`` in l2 where there are three classes or more, else 1.
+        screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
+            their rate; 0: by their certainty on the validation part alone; None: 256 for ``aimed-ascent`` in l2 where
+            there are three classes or more, else 0.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
@@ -198,7 +199,7 @@ class Search(Settings):
     starts: int = Field(1, gt=0)
     leave_out: bool = False
     screen_rounds: int = Field(8, gt=0)
-    screen_radius: float | None = Field(None, ge=1)
+    screen_images: int | None = Field(None, ge=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)
@@ -292,11 +293,11 @@ class Search(Settings):
             return self.wiener_rounds
         return _USUAL_FILTER if self.rule == "aimed-ascent" and norm == "l2" else 0.0
 
-    def heats_at(self, norm: Norm, classes: int) -> float:
-        """Return the radius of the ball in heats, as a multiple of xi, where there are that many classes."""
-        if self.screen_radius is not None:
-            return self.screen_radius
-        return _WIDE_HEATS if self.rule == "aimed-ascent" and norm == "l2" and classes > 2 else 1.0
+    def screened_on(self, norm: Norm, classes: int) -> int:
+        """Return on how many source images starts are compared at most, where there are that many classes."""
+        if self.screen_images is not None:
+            return self.screen_images
+        return _SCREEN_IMAGES if self.rule == "aimed-ascent" and norm == "l2" and classes > 2 else 0
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

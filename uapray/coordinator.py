@@ -37,6 +37,8 @@ class Task:
         classes: How many classes there are.
         members: The classifiers, with the images that gradients are taken of and those to choose the best on.
         seed: Of the trial.
+        screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
+            their rate; 0: by their certainty on the validation part alone.
     """
 
     p: float
@@ -46,6 +48,7 @@ class Task:
     classes: int
     members: tuple[Member, ...]
     seed: int
+    screen_images: int = 0
 
     @property
     def source(self) -> Deck:
@@ -56,6 +59,16 @@ class Task:
     def validation_queries(self) -> int:
         """Forward passes of one judgement."""
         return sum(len(member.validation) for member in self.members)
+
+    @property
+    def screeners(self) -> tuple[Member, ...]:
+        """The classifiers, to be asked about source images instead of the validation part."""
+        return tuple(replace(one, validation=one.source.spread(self.screen_images)) for one in self.members)
+
+    @property
+    def screening_queries(self) -> int:
+        """Forward passes with which a start is compared with others, besides a judgement."""
+        return sum(len(member.validation) for member in self.screeners) if self.screen_images else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +119,8 @@ class Snapshot:
 
     Attributes:
         starts: The searches still going on.
-        best: The best perturbation judged so far, by its certainty on the validation part; of heats in another ball
-            only until the own one is searched.
+        best: The best perturbation judged so far, by its certainty on the validation part; of heats that are won by a
+            rate only until the winner has gone on.
         best_rate: Its rate there.
         best_certainty: Its certainty there.
         image_gradients: Spent so far, all starts together.
@@ -149,11 +162,6 @@ class Walk(Protocol):
     @property
     def cost(self) -> Cost:
         """What a round costs at most."""
-        ...
-
-    @property
-    def screening(self) -> "Walk":
-        """How a start goes on in heats; the walk itself, unless starts are compared in a ball of another radius."""
         ...
 
     def begin(self) -> tuple[Start, ...]:
@@ -201,14 +209,13 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
         if leg.until <= made:
             walked += leg.starts * leg.rounds
             continue
-        stride = walk.screening if leg.heat else walk
-        judgement = task.validation_queries * (1 if stride is walk else 2)
+        judgement = task.validation_queries + (task.screening_queries if leg.heat else 0)
         until = min(leg.until, made + _affordable(budget, now, walk.cost, judgement))
         if until <= made or _enough(budget, now):
             return
 
-        def advance(start: Start, until: int = until, aimed: bool = leg.heat, stride: Walk = stride) -> Start:
-            return stride.advance(start, until, start.aim if aimed else task.objective)
+        def advance(start: Start, until: int = until, aimed: bool = leg.heat) -> Start:
+            return walk.advance(start, until, start.aim if aimed else task.objective)
 
         with ThreadPoolExecutor(len(now.starts)) as threads:
             moved = tuple(threads.map(advance, now.starts))
@@ -220,13 +227,10 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
             image_gradients=now.image_gradients + sum(new.image_gradients - old.image_gradients for new, old in pairs),
             image_queries=now.image_queries + sum(new.image_queries - old.image_queries for new, old in pairs),
         )
-        now, promises = (now, None) if stride is walk else _promises(stride, task, now)
         now = _judge(walk, task, now)
         if leg.heat:
-            ranks = promises or [row.certainty for row in now.measured]
+            now, ranks = _compare(walk, task, now)
             now = replace(now, starts=_keep(now.starts, ranks, leg.survivors))
-        if promises:  # a start that walked in another ball gives way to the first that has walked in this one
-            now = replace(now, best_certainty=-1.0)
         now = replace(now, seconds=time.monotonic() - clock)
         now = replace(now, share_done=share_done(budget, now, walked / planned, now.seconds))
         yield now
@@ -327,11 +331,21 @@ def _judge(walk: Walk, task: Task, now: Snapshot) -> Snapshot:
     return replace(now, measured=tuple(rows))
 
 
-def _promises(screening: Walk, task: Task, now: Snapshot) -> tuple[Snapshot, list[float]]:
-    """Return the certainty of each start where heats are run, which is no candidate; its queries are counted."""
-    said = [verdict(task.members, screening.candidate(start), task.objective) for start in now.starts]
-    queries = sum(one.image_queries for one in said)
-    return replace(now, image_queries=now.image_queries + queries), [one.certainty for one in said]
+def _compare(walk: Walk, task: Task, now: Snapshot) -> tuple[Snapshot, list[float]]:
+    """Return what the starts that have just been judged are ranked by.
+
+    A class may gain more certainty in a heat than another and bring fewer images over in the end; rates tell that, but
+    need more images than a validation part has. The most certain of those that are ranked by rate gives way to the
+    first judgement of the winner.
+    """
+    if not task.screen_images:
+        return now, [row.certainty for row in now.measured]
+    screeners, known = task.screeners, len(task.members[0].validation)
+    said = [verdict(screeners, walk.candidate(start), task.objective) for start in now.starts]
+    more = len(screeners[0].validation)
+    hits = [row.fooling_rate * known + one.fooling_rate * more for row, one in zip(now.measured, said, strict=True)]
+    queries = now.image_queries + sum(one.image_queries for one in said)
+    return replace(now, image_queries=queries, best_certainty=-1.0), hits
 
 
 def _keep(starts: Sequence[Start], ranks: Sequence[float], survivors: int) -> tuple[Start, ...]:

@@ -106,6 +106,11 @@ class Deck:
         """Return batches that visit the images once, in their order; the last may be smaller."""
         return in_turn(self.name, self.rows)
 
+    def spread(self, count: int) -> "Deck":
+        """Return so many of the images at most, evenly spaced."""
+        places = np.unique(np.linspace(0, len(self) - 1, count).astype(int))
+        return Deck(self.name, self.rows[places], self.reference[places])
+
     def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
         """Return in which order a pass visits the images, as places in the deck."""
         return np.random.default_rng((seed, epoch)).permutation(len(self))

@@ -33,14 +33,12 @@ class Rounds:
         task: What is searched.
         settings: How.
         origin: Perturbation ``(c, h, w)`` of another radius that the search continues from; None: it begins anew.
-        heats: The walk of starts that are compared in a ball of another radius; None: this one.
     """
 
     rule: Rule
     task: Task
     settings: Search
     origin: Tensor | None = None
-    heats: "Rounds | None" = None
 
     @property
     def pace(self) -> Pace:
@@ -58,11 +56,6 @@ class Rounds:
         """What a round costs: a gradient an image and classifier, and a query where clean logits are compared."""
         images = self.pace.round_size * len(self.task.members)
         return Cost(images, images if self.task.objective.compares_logits else 0)
-
-    @property
-    def screening(self) -> "Rounds":
-        """How a start goes on in heats."""
-        return self.heats or self
 
     def begin(self) -> tuple[Start, ...]:
         """Return the searches a trial begins with.
@@ -189,10 +182,10 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
     return directed + 1, directed
 
 
-def heats_at(settings: Search, norm: Norm, classes: int, *, targeted: bool, continues: bool = False) -> float:
-    """Return the radius of the ball in heats, as a multiple of xi; 1 where there are no heats."""
+def screened_on(settings: Search, norm: Norm, classes: int, *, targeted: bool, continues: bool = False) -> int:
+    """Return on how many source images starts are compared at most; 0 where there are no heats."""
     starts, _ = how_many_starts(settings, classes, targeted=targeted)
-    return settings.heats_at(norm, classes) if starts > settings.survivors and not continues else 1.0
+    return settings.screened_on(norm, classes) if starts > settings.survivors and not continues else 0
 
 
 def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:

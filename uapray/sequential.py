@@ -49,11 +49,6 @@ class Sequential:
         once = self._once
         return Cost(WORST_CASE * once.image_gradients, WORST_CASE * once.image_queries)
 
-    @property
-    def screening(self) -> "Sequential":
-        """The walk itself: one start is compared with none."""
-        return self
-
     def begin(self) -> tuple[Start, ...]:
         """Return the one search a trial consists of, from zero as published or from a random point of the ball."""
         task = self.task

@@ -24,7 +24,7 @@ from uapray.models.tensors import hash_tensors
 from uapray.pace import pace_of
 from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering
-from uapray.rounds import heats_at, how_many_starts, leaves_out
+from uapray.rounds import how_many_starts, leaves_out, screened_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -459,10 +459,10 @@ def _identity(
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
     kept = search.kept(len(class_names))
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
-    wide = heats_at(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
-    del described["screen_radius"], described["wiener_rounds"]
-    if wide != 1:
-        resolved["screen_radius"] = wide
+    del described["screen_images"], described["wiener_rounds"]
+    screened = screened_on(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
+    if screened:
+        resolved["screen_images"] = screened
     if search.filtered(threat.norm):
         resolved["wiener_rounds"] = search.filtered(threat.norm)
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images

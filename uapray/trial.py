@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -24,7 +24,7 @@ from uapray.pace import pace_of
 from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
 from uapray.rendering import Rendering
-from uapray.rounds import Rounds, heats_at, leaves_out
+from uapray.rounds import Rounds, leaves_out, screened_on
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 from uapray.steady import one_thread
@@ -219,13 +219,7 @@ def walk_of(task: Task, settings: Search, threat: Threat, begin_at: Tensor | Non
         targeted, continues = task.objective.target is not None, begin_at is not None
         halved = leaves_out(settings, task.classes, targeted=targeted, continues=continues)
         rule, epsilon = rule_of(settings, threat, task.xi, len(task.source), task.classes, halved=halved)
-        rounds = Rounds(rule, task, settings, begin_at)
-        wider = heats_at(settings, threat.norm, task.classes, targeted=targeted, continues=continues)
-        if wider == 1:
-            return rounds, epsilon
-        wide = replace(task, xi=wider * task.xi)
-        wide_rule, _ = rule_of(settings, threat, wide.xi, len(task.source), task.classes, halved=halved)
-        return replace(rounds, heats=Rounds(wide_rule, wide, settings)), epsilon
+        return Rounds(rule, task, settings, begin_at), epsilon
     if len(task.members) > 1:
         raise ConfigError(
             f"rule: {settings.rule} goes image by image through one classifier, got {len(task.members)}; "
@@ -289,18 +283,20 @@ def find(
     taken = np.arange(len(known)) if rows is None else rows
     share = min(settings.validation_share, settings.max_validation_images / len(taken))
     held = held_out(known.labels[taken], [known.groups[row] for row in taken], share, seed)
-    target, loss = class_index(known.class_names, threat.target), settings.raised(targeted=threat.target is not None)
+    targeted, classes = threat.target is not None, len(known.class_names)
+    target, loss = class_index(known.class_names, threat.target), settings.raised(targeted=targeted)
     task = Task(
         p=p,
         xi=xi,
         objective=Objective(target, loss, settings.clamp or math.inf),
         shape=shape,
-        classes=len(known.class_names),
+        classes=classes,
         members=tuple(
             Member(one.pool, one.deck(source, taken[~held], rows), one.deck(source, taken[held], rows), one.weight)
             for one in (arena, *others)
         ),
         seed=seed,
+        screen_images=screened_on(settings, threat.norm, classes, targeted=targeted, continues=begin_at is not None),
     )
     before = so_far or Progress()
     latest = before.snapshot
