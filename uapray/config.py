@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 # First steps as shares of xi, for linf and l2.
 STEP_SIZES: Mapping[str, tuple[float, float]] = {
-    "aimed-ascent": (0.8, 0.4),
+    "aimed-ascent": (0.8, 0.8),
     "spgd": (0.8, 0.4),
     "sga": (0.4, 0.4),
     "df-uap": (0.1276, 0.1276),
