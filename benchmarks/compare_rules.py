@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=500, help="source images, validation part included")
+    parser.add_argument("--draw", type=int, default=0, help="another number draws other source images")
     parser.add_argument("--test-images", type=int, default=540)
     parser.add_argument("--zeta", type=float, default=0.03)
     parser.add_argument("--norm", default="linf")
@@ -76,7 +77,7 @@ def main() -> None:
     if asked.target not in (None, *test.class_names):
         parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
     held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
-    source = as_mixed(train, held_out, asked.images)
+    source = as_mixed(train, held_out, asked.images, asked.draw)
     threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
     points: list[Point] = [point for file in asked.points for point in pq.read_table(file).to_pylist()]
     for name, classifier in classifiers(asked.classifier, train):
@@ -106,12 +107,12 @@ def main() -> None:
         draw(points, folder / "curves.png", asked)
 
 
-def as_mixed(images: ImageSet, like: ImageSet, count: int) -> ImageSet:
+def as_mixed(images: ImageSet, like: ImageSet, count: int, draw: int = 0) -> ImageSet:
     """Return about that many images, drawn at random, with the class shares of another set.
 
     The train split of the skin lesions has fewer nevi than the test split; a rate on the one says little of the other.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(draw)
     shares = np.bincount(like.labels, minlength=len(like.class_names)) / len(like)
     drawn = [rng.permutation(np.flatnonzero(images.labels == label)) for label in range(len(shares))]
     rows = np.concatenate([mine[: round(count * share)] for mine, share in zip(drawn, shares, strict=True)])
