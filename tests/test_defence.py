@@ -104,6 +104,23 @@ def test_each_attack_before_and_after(results: Results) -> None:
     assert found.masked is False
 
 
+def test_an_attack_is_compared_with_the_same_attack_before_whichever_grid_made_it(results: Results) -> None:
+    hardening(results)
+    add(results, "net", 0.6, rule="aimed-ascent", source="chest/train")
+    for other in ({"source": "chest/train[30]"}, {"source": "photographs/train"}, {"images": 300}, {"rule": "spgd"}):
+        add(results, "net", 0.1, **{"rule": "aimed-ascent", "source": "chest/train", **other})
+    for source in ("chest/train[30]", "photographs/train"):
+        add(results, "hard", 0.9, rule="aimed-ascent", source=source)
+    grid = f"g{len(results.keys('trials'))}x"
+    add(results, "hard", 0.5, rule="aimed-ascent", source="chest/train")
+    for found in (only(results), *defences(results, grid=grid)):
+        (attack,) = (one for one in found.attacks if one.kind == "white box")
+        assert attack.before is not None
+        assert attack.after is not None
+        assert (attack.before.value, attack.after.value) == (pytest.approx(0.6), pytest.approx(0.5))
+        assert len(attack.before.trial_ids) == len(attack.after.trial_ids) == 3
+
+
 @pytest.mark.parametrize("how", [{"rule": "hill-climb"}, {"rule": "aimed-ascent", "made_on": "net"}])
 def test_gradients_are_masked_where_those_who_do_not_take_them_do_better(results: Results, how: dict[str, Any]) -> None:
     hardening(results)

@@ -93,9 +93,12 @@ class Defence:
 def defences(results: Results, *, grid: str | None = None) -> tuple[Defence, ...]:
     """Return every hardened classifier of a store that was attacked as it was hardened: same norm, zeta and target.
 
+    Attacks are made from images of the data set itself, all that there are. Those on the classifier as it was come from
+    the same images and were judged on as many.
+
     Args:
         results: The store.
-        grid: Trials of one grid only.
+        grid: Attacks on hardened classifiers from one grid only; those on what they were before may be any grid's.
     """
     rounds = query(
         results,
@@ -103,20 +106,33 @@ def defences(results: Results, *, grid: str | None = None) -> tuple[Defence, ...
     ).to_pylist()
     if not rounds:
         return ()
-    sql = f"""SELECT * FROM ({each_trial(grid)}) WHERE fooling_rate IS NOT NULL AND filter IS NULL
-    AND setting.xi_from IS NULL
-    AND classifier_sha256 IN (SELECT classifier_sha256 FROM hardening UNION SELECT undefended_sha256 FROM hardening)
-    ORDER BY rule, seed"""
-    trials = query(results, sql).to_pylist()
-    found = (_defence(row, trials) for row in rounds)
+    hardened, undefended = (
+        _attacks(results, column, of) for column, of in (("classifier_sha256", grid), ("undefended_sha256", None))
+    )
+    found = (_defence(row, hardened, undefended) for row in rounds)
     return tuple(one for one in found if one is not None)
 
 
-def _defence(row: Row, trials: Sequence[Row]) -> Defence | None:
-    same = ("data", "norm", "zeta", "target", "split")
-    mine = [one for one in trials if all(one[name] == row[name] for name in same)]
-    after = [one for one in mine if one["classifier_sha256"] == row["classifier_sha256"]]
-    before = [one for one in mine if one["classifier_sha256"] == row["undefended_sha256"]]
+def _attacks(results: Results, column: str, grid: str | None) -> list[Row]:
+    """Return the trials of the classifiers that a column of the table ``hardening`` names."""
+    sql = f"""SELECT * FROM ({each_trial(grid)}) WHERE fooling_rate IS NOT NULL AND filter IS NULL
+    AND setting.xi_from IS NULL AND (source IS NULL OR starts_with(source, data || '/') AND NOT contains(source, '['))
+    AND classifier_sha256 IN (SELECT {column} FROM hardening) ORDER BY rule, seed"""
+    rows: list[Row] = query(results, sql).to_pylist()
+    return rows
+
+
+def _defence(row: Row, hardened: Sequence[Row], undefended: Sequence[Row]) -> Defence | None:
+    def mine(trials: Sequence[Row], column: str) -> list[Row]:
+        same = ("data", "norm", "zeta", "target", "split")
+        chosen = [one for one in trials if one["classifier_sha256"] == row[column]]
+        return [one for one in chosen if all(one[name] == row[name] for name in same)]
+
+    after = mine(hardened, "classifier_sha256")
+    like = {(one["rule"], one["source"], one["images"]) for one in after}
+    before = [
+        one for one in mine(undefended, "undefended_sha256") if (one["rule"], one["source"], one["images"]) in like
+    ]
     if not any(one["rule"] != "random" for one in after):
         return None
     key = "known_fooling_rate" if row["target"] is None else "known_targeted_success_rate_non_target"
