@@ -40,7 +40,7 @@ Settings = dict[str, dict[str, Any]]
 ORIGIN = {"made_on": "abc", "torch": "2"}
 RULES: Settings = {
     "aimed-ascent": {"max_epochs": 2},
-    "spgd": {"max_epochs": 2, "momentum": 0.5, "wiener_rounds": 4, "starts": 4},
+    "spgd": {"max_epochs": 2, "momentum": 0.5, "wiener_rounds": 4, "starts": 4, "screen_images": 9},
     "sga": {"max_epochs": 2, "inner_rounds": 3},
     "df-uap": {"max_epochs": 2, "batch_size": 8, "round_size": 8},
     "cosine-uap": {"max_epochs": 2, "batch_size": 8, "round_size": 8, "init": "gradient"},
