@@ -187,14 +187,14 @@ def run(costs: Costs, asked: argparse.Namespace, replicas: int, trials: int, bat
     pool_module.ray = ray = SleepingRay(costs, asked.batch_ms / 1e3, asked.transfer_ms / 1e3, answers)
     pool = RayPool(torch.nn.Identity(), {"train": pixels[:1]}, replicas=replicas, may_grow=True)
     size = BATCH * batches_a_round
-    settings = {"batch_size": BATCH, "round_size": size, "max_epochs": 1000, "measures_per_epoch": 1}
-    search = search_settings("spgd", settings)
+    settings = {"batch_size": BATCH, "round_size": size, "max_epochs": 1000, "measures_per_epoch": 1, "starts": 1}
+    search = search_settings(asked.rule, settings)
     arena = Arena(pool, {"train": images})
     arena.clean("train")
-    arena.mean_norm("train", "linf")
+    arena.mean_norm("train", asked.norm)
 
     def trial(seed: int) -> None:
-        find(arena, Threat(norm="linf", zeta=0.04), search, seed=seed)
+        find(arena, Threat(norm=asked.norm, zeta=0.04), search, seed=seed)
 
     threads = [threading.Thread(target=trial, args=(seed,), daemon=True) for seed in range(trials)]
     for thread in threads:
@@ -256,6 +256,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=299)
+    parser.add_argument("--rule", default="spgd")
+    parser.add_argument("--norm", default="linf")
     parser.add_argument("--batch-ms", type=float, default=50.0, help="what a replica takes for a batch")
     parser.add_argument("--transfer-ms", type=float, default=2.0, help="what an answer is on its way")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])

@@ -1,6 +1,6 @@
 """A filter for gradients that learns from the search itself which spatial frequencies carry a signal."""
 
-from typing import cast
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,15 +23,18 @@ def agreement(gradient: Tensor, earlier: Tensor) -> Tensor:
     Returns:
         float64 ``(2, BANDS)``, the parts of the inner product of both and of the mean of their squared lengths.
     """
-    height, width = gradient.shape[1:]
-    waves, before = rfft2(gradient, norm="ortho"), rfft2(earlier, norm="ortho")
-    one, other = torch.view_as_real(waves), torch.view_as_real(before)
-    parts = ((one * other).sum(-1), (one.square() + other.square()).sum(-1) / 2)
+    height, width = size = _padded(gradient)
+    waves, before = (rfft2(one, s=size, norm="ortho") for one in (gradient, earlier))
+    pairs = ((waves.real, before.real), (waves.imag, before.imag))
+    common = sum(one * other for one, other in pairs)
+    power = sum(one.square() + other.square() for one, other in pairs) / 2
     twice = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)  # for the half that is not computed
     twice[0] = 1
     twice[-1] = 1 + width % 2 if width > 1 else 1
     band = _band(height, width).flatten()
-    return torch.stack([torch.bincount(band, (part.sum(0) * twice).flatten(), minlength=BANDS) for part in parts])
+    return torch.stack(
+        [torch.bincount(band, (part.sum(0) * twice).flatten(), minlength=BANDS) for part in (common, power)]
+    )
 
 
 def remembered(before: Tensor | None, now: Tensor) -> Tensor:
@@ -58,8 +61,24 @@ def weights(known: Tensor, rounds: float) -> Tensor:
 
 def weighted(gradient: Tensor, by_band: Tensor) -> Tensor:
     """Return a gradient ``(c, h, w)`` whose bands are multiplied with their weights ``(BANDS,)``."""
-    height, width = gradient.shape[1:]
-    return cast("Tensor", irfft2(rfft2(gradient) * by_band[_band(height, width)], s=(height, width)))
+    size = _padded(gradient)
+    wide: Tensor = irfft2(rfft2(gradient, s=size) * by_band[_band(*size)], s=size)
+    return wide[:, : gradient.shape[1], : gradient.shape[2]]
+
+
+def _padded(gradient: Tensor) -> tuple[int, int]:
+    """Return the size that a gradient is padded to with zeros, so that its transform is quick: of 299 pixels, 300."""
+    return _quick(gradient.shape[1]), _quick(gradient.shape[2])
+
+
+@lru_cache
+def _quick(least: int) -> int:
+    """Return the smallest length with no prime factor above 7; others take a transform several times as long."""
+    rest = least
+    for prime in (2, 3, 5, 7):
+        while rest % prime == 0:
+            rest //= prime
+    return least if rest == 1 else _quick(least + 1)
 
 
 def _band(height: int, width: int) -> Tensor:
