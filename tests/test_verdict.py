@@ -73,6 +73,20 @@ def test_one_seed_or_one_grain_is_not_enough(results: Results) -> None:
     assert of(results, "a").units[0].p_value < 0.001, "however sure it looks"
 
 
+def test_a_seed_with_several_trials_counts_once(results: Results) -> None:
+    add(Shop(results), 0.05, rule="random")
+    for number in range(MIN_SEEDS):
+        add(Shop(results, f"budget{number}"), 0.9, seeds=range(1))
+    (unit,) = of(results, "a").units
+    assert len(unit.trial_ids) == 2 * MIN_SEEDS
+    assert unit.answer == "not enough data", "three trials of one seed"
+    for number in range(2):
+        add(Shop(results, f"more{number}"), 0.9, seeds=range(1, MIN_SEEDS))
+    (unit,) = of(results, "a").units
+    assert unit.answer == "holds"
+    assert unit.effect == pytest.approx(0.85)
+
+
 def test_source_and_test_rates_alike_or_not(results: Results) -> None:
     shop = Shop(results)
     for classifier, source in (("careful", 0.71), ("overfitted", 0.9)):

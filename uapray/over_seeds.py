@@ -36,7 +36,7 @@ def mean_over_seeds(rates: Sequence[float], images: int, trial_ids: Sequence[str
     Args:
         rates: In [0, 1], one a seed.
         images: On how many images the smallest was judged.
-        trial_ids: One a seed.
+        trial_ids: Of what they are the rates of, one a seed or more.
     """
     count = len(rates)
     value = sum(rates) / count
