@@ -111,6 +111,7 @@ def test_an_attack_is_compared_with_the_same_attack_before_whichever_grid_made_i
         add(results, "net", 0.1, **{"rule": "aimed-ascent", "source": "chest/train", **other})
     for source in ("chest/train[30]", "photographs/train"):
         add(results, "hard", 0.9, rule="aimed-ascent", source=source)
+    add(results, "net", 0.6, rule="aimed-ascent", source="chest/train")
     grid = f"g{len(results.keys('trials'))}x"
     add(results, "hard", 0.5, rule="aimed-ascent", source="chest/train")
     for found in (only(results), *defences(results, grid=grid)):
@@ -118,7 +119,8 @@ def test_an_attack_is_compared_with_the_same_attack_before_whichever_grid_made_i
         assert attack.before is not None
         assert attack.after is not None
         assert (attack.before.value, attack.after.value) == (pytest.approx(0.6), pytest.approx(0.5))
-        assert len(attack.before.trial_ids) == len(attack.after.trial_ids) == 3
+        assert len(attack.before.trial_ids) == 6
+        assert attack.before.seeds == attack.after.seeds == 3, "a seed with two trials counts once"
 
 
 @pytest.mark.parametrize("how", [{"rule": "hill-climb"}, {"rule": "aimed-ascent", "made_on": "net"}])

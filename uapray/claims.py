@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from uapray.config import BLACK_BOX
@@ -92,12 +91,9 @@ def _cells(rows: Iterable[Row], wanted: Callable[[Row], bool], rate: Callable[[R
 
 
 def _mean(rows: Sequence[Row], rate: Callable[[Row], float | None]) -> SeedMean:
-    """Return the mean over seeds; a seed with several trials, of other budgets or continued, counts once."""
     images = min(row["success_images" if rate is _success else "images"] for row in rows)
-    seeds: dict[int, list[float]] = {}
-    for row in rows:
-        seeds.setdefault(row["seed"], []).append(float(rate(row) or 0.0))
-    return mean_over_seeds([fmean(each) for each in seeds.values()], images, [row["trial_id"] for row in rows])
+    ids, seeds = ([row[name] for row in rows] for name in ("trial_id", "seed"))
+    return mean_over_seeds([float(rate(row) or 0.0) for row in rows], images, ids, seeds)
 
 
 def _controls(rows: Iterable[Row]) -> dict[Setting, SeedMean]:

@@ -174,7 +174,8 @@ def _rate(rows: Sequence[Row], rule: str, of: Row, *, own: bool) -> SeedMean | N
     if not chosen:
         return None
     images = min(row["success_images"] for row in chosen)
-    return mean_over_seeds([row["success"] for row in chosen], images, [row["trial_id"] for row in chosen])
+    rates, ids, seeds = ([row[name] for row in chosen] for name in ("success", "trial_id", "seed"))
+    return mean_over_seeds(rates, images, ids, seeds)
 
 
 def _rank(rule: str) -> tuple[bool, bool, str]:

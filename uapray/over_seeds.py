@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from statistics import fmean
 
 from uapray.measures import CONFIDENCE
 
@@ -30,14 +31,20 @@ class SeedMean:
         return max(0.0, self.value - spread), min(1.0, self.value + spread)
 
 
-def mean_over_seeds(rates: Sequence[float], images: int, trial_ids: Sequence[str]) -> SeedMean:
-    """Return the mean of one rate a seed.
+def mean_over_seeds(
+    rates: Sequence[float], images: int, trial_ids: Sequence[str], seeds: Sequence[int] | None = None
+) -> SeedMean:
+    """Return the mean over seeds; a seed with several trials, of other budgets or continued, counts once.
 
     Args:
-        rates: In [0, 1], one a seed.
+        rates: In [0, 1], one a trial.
         images: On how many images the smallest was judged.
-        trial_ids: Of what they are the rates of, one a seed or more.
+        trial_ids: One a trial.
+        seeds: One a trial; None: each trial has its own.
     """
+    if seeds is not None:
+        each = {seed: [rate for rate, its in zip(rates, seeds, strict=True) if its == seed] for seed in seeds}
+        rates = [fmean(one) for one in each.values()]
     count = len(rates)
     value = sum(rates) / count
     moved = (value * images + 2) / (images + 4)

@@ -13,6 +13,7 @@ from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import TrialError
+from uapray.measures import spread
 from uapray.rendering import Rendering
 from uapray.replica import Batch, Replica
 
@@ -108,7 +109,7 @@ class Deck:
 
     def spread(self, count: int) -> "Deck":
         """Return so many of the images at most, evenly spaced."""
-        places = np.unique(np.linspace(0, len(self) - 1, count).astype(int))
+        places = spread(len(self), count)
         return Deck(self.name, self.rows[places], self.reference[places])
 
     def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
