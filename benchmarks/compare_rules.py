@@ -8,7 +8,9 @@ was published with, or with what --passes says; the default rule gets as much as
 a tenth of that, since its step falls with its budget. Whenever a search has found something better on its own
 validation part, it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends
 with (median, smallest and largest over the seeds), and what the default rule has with a tenth of that rule's image-
-gradients and with as many. Written to --out: every point as Parquet, the curves as PNG.
+gradients and with as many. With --draws all of it is done again with other source images, since which ones they are
+decides more than a seed does; then also the means. Written to --out: every point as Parquet, the curves of the first
+draw as PNG.
 """
 
 import argparse
@@ -45,13 +47,13 @@ Point = dict[str, Any]
 
 
 def main() -> None:
-    """Search with every rule and seed on every classifier, print the tables, draw the curves."""
+    """Search with every rule, draw and seed on every classifier, print the tables, draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="phantom:chest?images=600&size=64", help="default: synthetic images")
     parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=500, help="source images, validation part included")
-    parser.add_argument("--draw", type=int, default=0, help="another number draws other source images")
+    parser.add_argument("--draws", type=int, default=1, help="draw the source images so often, and search with each")
     parser.add_argument("--test-images", type=int, default=540)
     parser.add_argument("--zeta", type=float, default=0.03)
     parser.add_argument("--norm", default="linf")
@@ -77,42 +79,66 @@ def main() -> None:
     if asked.target not in (None, *test.class_names):
         parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
     held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
-    source = as_mixed(train, held_out, asked.images, asked.draw)
     threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
-    points: list[Point] = [point for file in asked.points for point in pq.read_table(file).to_pylist()]
+    points: list[Point] = [{"draw": 0, **point} for file in asked.points for point in pq.read_table(file).to_pylist()]
     for name, classifier in classifiers(asked.classifier, train):
-        begun = time.monotonic()
-        done = {point["rule"] for point in points if point["classifier"] == name}
-        for label in [label for label in (*asked.rules.split(","), OURS, TENTH) if label not in done]:
-            rule = OURS if label == TENTH else label
-            if rule == OURS:
-                most = equal_budget(points, name)
-                changes: dict[str, Any] = {"max_image_gradients": most // 10 if label == TENTH else most}
-            else:
-                changes = {"max_epochs": asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)}
-            for setting in asked.set:
-                owner, _, pair = setting.partition(":")
-                if owner == rule:
-                    key, _, value = pair.partition("=")
-                    changes[key] = float(value) if value.replace(".", "").isdigit() else value
-            for seed in range(asked.seeds):
-                every = 1 if rule == OURS else asked.judge_every  # ours is asked what it had on the way
-                found = run(classifier, source, held_out, threat, rule, changes, seed, every)
-                points.extend({"classifier": name, "rule": label, "seed": seed, **point} for point in found)
-        show(name, [point for point in points if point["classifier"] == name], time.monotonic() - begun)
+        for number in range(asked.draws):
+            begun = time.monotonic()
+            source = as_mixed(train, held_out, asked.images, number)
+            searched(classifier, name, number, source, held_out, threat, asked, points)
+            if asked.out:  # what was found is kept, whatever becomes of the rest
+                folder = Path(asked.out)
+                folder.mkdir(parents=True, exist_ok=True)
+                pq.write_table(pa.Table.from_pylist(points), folder / "points.parquet")
+            show(f"{name}, draw {number}", of(points, name, number), time.monotonic() - begun)
+        if asked.draws > 1:
+            show_means(name, points, asked.draws)
     if asked.out:
-        folder = Path(asked.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(points), folder / "points.parquet")
-        draw(points, folder / "curves.png", asked)
+        draw(of(points, None, 0), folder / "curves.png", asked)
 
 
-def as_mixed(images: ImageSet, like: ImageSet, count: int, draw: int = 0) -> ImageSet:
+def searched(
+    classifier: Classifier,
+    name: str,
+    number: int,
+    source: ImageSet,
+    held_out: ImageSet,
+    threat: Threat,
+    asked: argparse.Namespace,
+    points: list[Point],
+) -> None:
+    """Search with every rule and seed on one draw of source images; add the points that are not there yet."""
+    done = {point["rule"] for point in of(points, name, number)}
+    for label in [label for label in (*asked.rules.split(","), OURS, TENTH) if label not in done]:
+        rule = OURS if label == TENTH else label
+        if rule == OURS:
+            most = equal_budget(of(points, name, number), name)
+            changes: dict[str, Any] = {"max_image_gradients": most // 10 if label == TENTH else most}
+        else:
+            changes = {"max_epochs": asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)}
+        for setting in asked.set:
+            owner, _, pair = setting.partition(":")
+            if owner == rule:
+                key, _, value = pair.partition("=")
+                changes[key] = float(value) if value.replace(".", "").isdigit() else value
+        for seed in range(asked.seeds):
+            every = 1 if rule == OURS else asked.judge_every  # ours is asked what it had on the way
+            found = run(classifier, source, held_out, threat, rule, changes, seed, every)
+            where = {"classifier": name, "draw": number, "rule": label, "seed": seed}
+            points.extend({**where, **point} for point in found)
+
+
+def of(points: Sequence[Point], name: str | None, number: int) -> list[Point]:
+    """Return the points of one draw of source images, and of one classifier."""
+    return [point for point in points if point["draw"] == number and name in (None, point["classifier"])]
+
+
+def as_mixed(images: ImageSet, like: ImageSet, count: int, number: int) -> ImageSet:
     """Return about that many images, drawn at random, with the class shares of another set.
 
     The train split of the skin lesions has fewer nevi than the test split; a rate on the one says little of the other.
     """
-    rng = np.random.default_rng(draw)
+    rng = np.random.default_rng(number)
     shares = np.bincount(like.labels, minlength=len(like.class_names)) / len(like)
     drawn = [rng.permutation(np.flatnonzero(images.labels == label)) for label in range(len(shares))]
     rows = np.concatenate([mine[: round(count * share)] for mine, share in zip(drawn, shares, strict=True)])
@@ -191,8 +217,8 @@ def at(points: Sequence[Point], gradients: float) -> float:
 
 
 def show(name: str, points: Sequence[Point], seconds: float) -> None:
-    """Print the table of one classifier."""
-    by = curves(points, name)
+    """Print the table of one classifier and one draw of source images."""
+    by = curves(points, points[0]["classifier"])
     print(f"\n{name}: held-out rate, median [smallest, largest] over the seeds; {seconds:.0f} s")
     print(f"| rule | image-gradients | its rate | {OURS}, a tenth of them | {OURS}, as many |\n|---|---|---|---|---|")
     for rule in dict.fromkeys(point["rule"] for point in points if point["rule"] not in (OURS, TENTH)):
@@ -202,6 +228,28 @@ def show(name: str, points: Sequence[Point], seconds: float) -> None:
         for label, share in ((TENTH, 0.1), (OURS, 1.0)):
             cells.append(spread([at(one, spent * share) for (owner, _), one in by.items() if owner == label]))
         print(f"| {rule} | {spent:,.0f} | " + " | ".join(cells) + " |", flush=True)
+
+
+def show_means(name: str, points: Sequence[Point], draws: int) -> None:
+    """Print what each rule ends with on the mean of the draws, and how far the default rule is above it.
+
+    Beside each difference stands its standard error: the draws differ in what can be reached, the differences less so.
+    """
+    ends: dict[str, list[float]] = {}
+    for number in range(draws):
+        by = curves(of(points, name, number), name)
+        for rule in dict.fromkeys(rule for rule, _ in by):
+            last = [one[-1]["rate"] for (owner, _), one in by.items() if owner == rule]
+            ends.setdefault(rule, []).append(float(np.median(last)))
+    print(f"\n{name}: mean of {draws} draws, of each the median of its seeds, and how far the default is above")
+    print(f"| rule | rates | mean | {OURS}, a tenth | {OURS}, as many |\n|---|---|---|---|---|")
+    for rule, rates in ends.items():
+        cells = [" ".join(f"{rate:.3f}" for rate in rates), f"{np.mean(rates):.4f}"]
+        for label in (TENTH, OURS):
+            above = np.subtract(ends[label], rates)
+            error = np.std(above, ddof=1) / math.sqrt(draws)
+            cells.append(f"{np.mean(above):+.4f} ± {error:.4f}")
+        print(f"| {rule} | " + " | ".join(cells) + " |", flush=True)
 
 
 def spread(rates: Sequence[float]) -> str:

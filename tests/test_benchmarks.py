@@ -41,10 +41,11 @@ def test_scale_costs_prints_what_trials_cost() -> None:
 
 def test_compare_rules_prints_a_table_and_draws(tmp_path: Path) -> None:
     words = ["--images", 60, "--test-images", 40, "--passes", 20, "--seeds", 1, "--rules", "spgd,cosine-uap"]
+    words += ["--draws", 2]
     said = printed(
         "compare_rules.py", "--data", "phantom:chest?images=120&size=32", "--size", 32, *words, "--out", tmp_path
     )
-    assert all(f"\n| {rule} | " in said for rule in ("spgd", "cosine-uap"))
+    assert all(said.count(f"\n| {rule} | ") == 3 for rule in ("spgd", "cosine-uap")), "of two draws, and their mean"
     assert "| aimed-ascent, a tenth of them | aimed-ascent, as many |" in said
     assert "nan" not in said
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -456,6 +456,29 @@ def test_legs_lead_to_the_last_round_and_each_heat_is_won_by_a_quarter(
     assert legs[-1].heat or legs[-1].starts == min(starts, max(survivors, legs[-1].starts))
 
 
+@given(
+    images=st.integers(1, 300),
+    batch=st.integers(1, 40),
+    batches=st.integers(1, 3),
+    gradients=st.integers(1, 4000),
+    least=st.integers(1, 500),
+    halved=st.booleans(),
+)
+def test_few_image_gradients_make_the_least_rounds(
+    images: int, batch: int, batches: int, gradients: int, least: int, halved: bool
+) -> None:
+    """Rounds are as large as without a least number, or so small that there are as many, or of one image a batch."""
+    budget = Budget(max_image_gradients=gradients)
+    settings = settings_of("spgd", batch_size=batch, round_size=batch * batches, budget=budget)
+    usual, pace = (pace_of(images, settings, halved=halved, least_rounds=each) for each in (0, least))
+    assert pace.batches_a_round == usual.batches_a_round
+    assert pace.batch_size == usual.batch_size or gradients // pace.round_size >= least or pace.batch_size == 1
+    assert pace.batch_size <= usual.batch_size
+    assert pace.rounds_an_epoch >= usual.rounds_an_epoch
+    unlimited = settings_of("spgd", batch_size=batch, round_size=batch * batches)
+    assert pace_of(images, unlimited, halved=halved, least_rounds=least) == usual
+
+
 def test_a_limit_that_is_named_takes_the_place_of_the_passes() -> None:
     pool = pool_of(CNN, {"train": IMAGES})
     task = task_of(CNN, pool, 60)

@@ -110,6 +110,21 @@ def test_what_starts_are_compared_by_is_part_of_the_key_where_it_is_not_usual() 
     assert key(None, starts=1) == key(0, starts=1) == key(256, starts=1), "one start has no heats"
 
 
+def test_small_rounds_are_part_of_the_key_where_few_image_gradients_are_allowed() -> None:
+    def key(least: int, target: str | None = "A", classes: str = "AB", **budget: float) -> str:
+        rules = [{"rule": "aimed-ascent", "least_rounds": least, "budget": budget}]
+        values = {"name": "g", "data": [{"uri": "x.parquet"}], "classifiers": TRAIN, "control": False, "rules": rules}
+        grid = parse_grid(yaml.safe_dump({**values, "targets": [target]}), origin="grid.yaml")
+        (one,) = plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials
+        return one.trial_id
+
+    assert key(0, max_image_gradients=400) != key(400, max_image_gradients=400)
+    assert key(0) == key(400), "passes are what they are"
+    for target, classes in ((None, "AB"), ("A", "ABC")):
+        usual, small = (key(least, target, classes, max_image_gradients=400) for least in (0, 400))
+        assert usual == small, "images of several classes are asked, or none are left out"
+
+
 def test_how_gradients_are_taken_is_part_of_the_key_where_it_is_not_usual() -> None:
     rules = ["spgd", "uap-fgsm", "hill-climb"]
     usual = ids(rules=rules, attacker_share=0.3)

@@ -40,7 +40,14 @@ BLACK_BOX = frozenset({"hill-climb", "cma-es", "pso", "de", "ga"})
 
 # What a rule is best with, where that differs from the defaults of ``Search``: docs/rules/ has the measurements.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "aimed-ascent": {"starts": 4, "step_decay": None, "batch_size": 8, "round_size": 8, "leave_out": True},
+    "aimed-ascent": {
+        "starts": 4,
+        "step_decay": None,
+        "batch_size": 8,
+        "round_size": 8,
+        "leave_out": True,
+        "least_rounds": 400,
+    },
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
     "df-uap": {"loss": "margin", "clamp": 10.0, "batch_size": 32, "round_size": 32, "step_decay": 1.0},
@@ -165,6 +172,8 @@ class Search(Settings):
         leave_out: Of two classes, whether images that are of the class aimed at when clean are left out of the
             gradients: they are where the others are to go. Batches are half as large then, and an aim is kept to the
             end.
+        least_rounds: Rounds that the image-gradients which the budget allows are to make, where a targeted search
+            leaves out images: batches are smaller then, down to one image. 0: as ``batch_size`` says.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
             their rate; 0: by their certainty on the validation part alone; None: 256 for ``aimed-ascent`` in l2 where
@@ -198,6 +207,7 @@ class Search(Settings):
     race_images: int | None = Field(16, gt=0)
     starts: int = Field(1, gt=0)
     leave_out: bool = False
+    least_rounds: int = Field(0, ge=0)
     screen_rounds: int = Field(8, gt=0)
     screen_images: int | None = Field(None, ge=0)
     survivors: int = Field(1, gt=0)

@@ -32,17 +32,20 @@ class Pace:
         return self.rounds_an_epoch // self.legs_an_epoch
 
 
-def pace_of(images: int, settings: Search, *, halved: bool = False) -> Pace:
+def pace_of(images: int, settings: Search, *, halved: bool = False, least_rounds: int = 0) -> Pace:
     """Return how a search of that many source images goes on: whole batches, whole rounds.
 
     Args:
         images: How many.
         settings: How the search divides them.
         halved: Whether a batch takes half of its images, those of one of two classes being left out.
+        least_rounds: Rounds that the image-gradients allowed are to make; batches are smaller where they would not.
     """
     size = min(settings.batch_size, images)
-    whole = images // size
-    per_round = min(max(1, settings.round_size // size), whole)
-    rounds = whole // per_round
+    per_round = min(max(1, settings.round_size // size), images // size)
+    if least_rounds and settings.budget.max_image_gradients is not None:
+        few = max(1, settings.budget.max_image_gradients // (least_rounds * per_round))
+        size = min(size, 2 * few if halved else few)
+    rounds = images // (size * per_round)
     asked = max(1, size // 2) if halved else size
     return Pace(asked, per_round, rounds, min(settings.measures_per_epoch, rounds))

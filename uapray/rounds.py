@@ -43,7 +43,9 @@ class Rounds:
     @property
     def pace(self) -> Pace:
         """How a pass is divided."""
-        return pace_of(len(self.task.source), self.settings, halved=self.leaves_out)
+        targeted = self.task.objective.target is not None
+        least = least_rounds(self.settings, self.task.classes, targeted=targeted, continues=self.origin is not None)
+        return pace_of(len(self.task.source), self.settings, halved=self.leaves_out, least_rounds=least)
 
     @property
     def leaves_out(self) -> bool:
@@ -192,6 +194,17 @@ def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: boo
     """Return whether a search leaves out images: of two classes, where each of its starts has an aim or finds one."""
     _, directed = how_many_starts(settings, classes, targeted=targeted)
     return settings.leave_out and classes == 2 and (targeted or continues or directed > 0)
+
+
+def least_rounds(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> int:
+    """Return how many rounds the image-gradients allowed are to make; 0: as many as they make.
+
+    Where all images that are asked go one way, as towards one of two classes, a few of them say where, and small rounds
+    make many steps of few image-gradients. Starts are not compared after so few images.
+    """
+    limited = settings.budget.max_image_gradients is not None
+    one_way = targeted and leaves_out(settings, classes, targeted=targeted, continues=continues)
+    return settings.least_rounds if limited and one_way else 0
 
 
 def leading_direction(walk: Rounds, start: Start, rounds: int) -> Tensor:

@@ -24,7 +24,7 @@ from uapray.models.tensors import hash_tensors
 from uapray.pace import pace_of
 from uapray.records import CanonicalJson, canonical_json, key_of
 from uapray.rendering import Rendering
-from uapray.rounds import how_many_starts, leaves_out, screened_on
+from uapray.rounds import how_many_starts, least_rounds, leaves_out, screened_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,7 +433,9 @@ def _image_gradients(search: Search, images: int, classes: int, *, targeted: boo
         return budget.max_image_gradients or 0
     starts, _ = how_many_starts(search, classes, targeted=targeted)
     source = int(images - min(images * search.validation_share, search.max_validation_images))
-    pace = pace_of(source, search, halved=leaves_out(search, classes, targeted=targeted, continues=continues))
+    halved = leaves_out(search, classes, targeted=targeted, continues=continues)
+    least = least_rounds(search, classes, targeted=targeted, continues=continues)
+    pace = pace_of(source, search, halved=halved, least_rounds=least)
     rounds = sum(leg.starts * leg.rounds for leg in legs_of(pace, search, starts))
     return min(rounds * pace.round_size, budget.max_image_gradients or 2**62)
 
@@ -459,7 +461,9 @@ def _identity(
     loss, step_size = search.raised(targeted=targeted), search.first_step(threat.norm)
     kept = search.kept(len(class_names))
     resolved: dict[str, Any] = {"loss": loss, "step_size": step_size, "momentum": kept, "budget": budget}
-    del described["screen_images"], described["wiener_rounds"]
+    del described["least_rounds"], described["screen_images"], described["wiener_rounds"]
+    if least := least_rounds(search, len(class_names), targeted=targeted, continues=continues):
+        resolved["least_rounds"] = least
     screened = screened_on(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
     if screened:
         resolved["screen_images"] = screened

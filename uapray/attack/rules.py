@@ -27,7 +27,8 @@ class State:
         memory: Gradients kept from earlier rounds, float64 ``(c, h, w)``.
         squares: Their squares, where a rule keeps them; float64 ``(c, h, w)``.
         inner: Rounds since ``v`` last moved; rounds made, where a rule counts them.
-        earlier: The last round's gradient, where a rule filters; float64 ``(c, h, w)``.
+        earlier: `wiener.spectrum` of the last round's gradient, where a rule filters; float32 with a last axis for real
+            and imaginary part.
         bands: What is known of the bands of frequencies, where a rule filters; float64 (`wiener.agreement`).
     """
 
@@ -80,16 +81,18 @@ def spgd(
 
     def step(state: State, update: PartialUpdate, epoch: float) -> State:
         reach = xi * step_size * step_decay**epoch
-        unit, earlier, bands = _unit_l1(update.total), state.earlier, state.bands
+        unit, bands, waves = _unit_l1(update.total), state.bands, None
         if wiener_rounds < math.inf:
-            if earlier is not None:
-                bands = wiener.remembered(bands, wiener.agreement(unit, earlier))
-            earlier = unit
+            waves, shape = wiener.spectrum(unit), unit.shape
+            if state.earlier is not None:
+                bands = wiener.remembered(bands, wiener.agreement(waves, torch.view_as_complex(state.earlier), shape))
             if bands is not None:
-                unit = _unit_l1(wiener.weighted(unit, wiener.weights(bands, wiener_rounds / step_decay**epoch)))
+                by_band = wiener.weights(bands, wiener_rounds / step_decay**epoch)
+                unit = _unit_l1(wiener.weighted(waves, by_band, shape))
         memory = momentum * state.memory + unit if momentum else unit
         moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
         v = project(moved, p=p, xi=xi)
+        earlier = None if waves is None else torch.view_as_real(waves)  # complex numbers cannot be saved
         return replace(state, v=v, point=v, memory=memory, earlier=earlier, bands=bands)
 
     return Rule(_start, step)
