@@ -84,7 +84,8 @@ def weighted(waves: Tensor, by_band: Tensor, shape: Sequence[int]) -> Tensor:
     size = _padded(shape)
     along_axes = irfft2(waves * by_band.float()[:, _band(*size)], s=size, norm="ortho")
     wide = torch.tensordot(cosines(len(waves), len(waves)).T.float(), along_axes, 1)
-    return wide[:, : shape[1], : shape[2]].double()
+    gradient: Tensor = wide[:, : shape[1], : shape[2]].double()
+    return gradient
 
 
 def _padded(shape: Sequence[int]) -> tuple[int, int]:
