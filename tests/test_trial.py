@@ -367,6 +367,23 @@ def test_in_l2_the_starts_of_three_classes_are_compared_by_their_rates() -> None
     assert Search(rule="spgd", starts=4).screened_on("l2", 3) == 0
 
 
+def test_few_image_gradients_towards_one_of_two_classes_make_small_rounds() -> None:
+    images = image_set(60, classes=2)
+    arena, _ = arena_of(two_class(images.images, share=0.5).module, images)
+
+    def rounds(target: str | None, gradients: int, **changes: object) -> int:
+        values = {"rule": "aimed-ascent", "budget": {"max_image_gradients": gradients}, **changes}
+        found = find(arena, Threat(norm="linf", xi=0.05, target=target), Search.model_validate(values), seed=0)
+        assert gradients - 4 < found.image_gradients <= gradients
+        return found.history[-1].round
+
+    name = images.class_names[0]
+    assert rounds(name, 40) == 40, "of one image each"
+    assert rounds(name, 40, least_rounds=0) == 10, "of four, half of a batch"
+    assert rounds(name, 40, least_rounds=20) == 20
+    assert rounds(None, 40) == rounds(None, 40, least_rounds=0), "starts that are compared see as many images as ever"
+
+
 # Judging
 
 
