@@ -48,7 +48,7 @@ Point = dict[str, Any]
 
 def main() -> None:
     """Search with every rule, draw and seed on every classifier, print the tables, draw the curves."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", default="phantom:chest?images=600&size=64", help="default: synthetic images")
     parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
     parser.add_argument("--size", type=int, default=64)
@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--points", action="append", default=[], help="points.parquet of earlier runs to show beside")
     parser.add_argument("--out", help="folder for points.parquet and curves.png")
     asked = parser.parse_args()
+    if asked.draws < 1:
+        parser.error(f"--draws: expected 1 or more, got {asked.draws}")
     torch.set_num_threads(1)
 
     size = (asked.size, asked.size)
