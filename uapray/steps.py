@@ -469,6 +469,7 @@ def _identity(
         resolved["screen_images"] = screened
     if search.filtered(threat.norm):
         resolved["wiener_rounds"] = search.filtered(threat.norm)
+        resolved["wiener_bands"] = "by colour axis"  # other bits than of all channels together, as they once were
     if limit is not None:  # else a step that falls with the budget falls with image-gradients by the number of images
         resolved["step_decay"] = search.decay()
     return canonical_json({**described, **resolved})
