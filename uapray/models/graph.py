@@ -37,7 +37,8 @@ def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
 
     The same operations in the same order give the same bits. A part that decides by what it is given cannot be
     drawn as a graph; it stays as it is, as does the whole if the graph's logits differ in one bit. Convolutions that
-    pad by the size of what they are given (TensorFlow's "same") are drawn for the size of these images.
+    pad by the size of what they are given (TensorFlow's "same"), and vision transformers that fit their positions
+    to it, are drawn for the size of these images.
 
     Args:
         module: In evaluation mode, from ``(n, c, h, w)`` to logits ``(n, k)``; not changed.
@@ -48,6 +49,7 @@ def as_graph(module: nn.Module, pixels: Tensor | None) -> nn.Module:
         return module
     graph = copy.deepcopy(module, {id(one): one for one in (*module.parameters(), *module.buffers())})
     _settle_padding(graph, pixels[:1])
+    _settle_positions(graph)
     if not all(_draw(graph, name) for name in heavy):
         return module
     return graph if all(_agree(graph, module, pixels[:count]) for count in (1, 2)) else module
@@ -96,6 +98,13 @@ def _padded(conv: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
     )
     plain.weight, plain.bias = conv.weight, conv.bias
     return nn.Sequential(nn.ZeroPad2d((left, width - left, top, height - top)), plain).eval()
+
+
+def _settle_positions(module: nn.Module) -> None:
+    """Have timm's vision transformers take images of the size they were built for, as most of them do."""
+    for part in module.modules():
+        if getattr(part, "dynamic_img_size", False) and isinstance(part.patch_embed, nn.Module):
+            part.dynamic_img_size, part.patch_embed.flatten = False, True
 
 
 def _agree(graph: nn.Module, module: nn.Module, pixels: Tensor) -> bool:
