@@ -26,7 +26,7 @@ import torch
 import uapray.on_ray.pool as pool_module
 from uapray.api import search_settings
 from uapray.attack.partial import PartialUpdate
-from uapray.config import Threat
+from uapray.config import BLACK_BOX, SEQUENTIAL, STEP_SIZES, Threat
 from uapray.data.images import ImageSet
 from uapray.on_ray.pool import RayPool
 from uapray.trial import Arena, find
@@ -256,8 +256,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=299)
-    parser.add_argument("--rule", default="spgd")
-    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--rule", default="spgd", choices=sorted(STEP_SIZES.keys() - SEQUENTIAL - BLACK_BOX))
+    parser.add_argument("--norm", default="linf", choices=("linf", "l2"))
     parser.add_argument("--batch-ms", type=float, default=50.0, help="what a replica takes for a batch")
     parser.add_argument("--transfer-ms", type=float, default=2.0, help="what an answer is on its way")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])

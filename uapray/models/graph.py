@@ -103,8 +103,9 @@ def _padded(conv: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
 def _settle_positions(module: nn.Module) -> None:
     """Have timm's vision transformers take images of the size they were built for, as most of them do."""
     for part in module.modules():
-        if getattr(part, "dynamic_img_size", False) and isinstance(part.patch_embed, nn.Module):
-            part.dynamic_img_size, part.patch_embed.flatten = False, True
+        if getattr(part, "dynamic_img_size", False):
+            transformer = cast("Any", part)
+            transformer.dynamic_img_size, transformer.patch_embed.flatten = False, True
 
 
 def _agree(graph: nn.Module, module: nn.Module, pixels: Tensor) -> bool:
