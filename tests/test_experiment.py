@@ -24,7 +24,7 @@ from uapray.models.zoo import build
 from uapray.plan import Plan, plan_grid
 from uapray.resources import Resources
 from uapray.run import Run, Watcher
-from uapray.steps import Source
+from uapray.sources import Source
 from uapray.store.results import Results, open_results
 
 LOCAL = Resources("local", concurrency=1)

@@ -20,11 +20,13 @@ from uapray.pool import ReplicaPool
 from uapray.resources import open_pool
 from uapray.run import Run
 from uapray.shelf import Shelf
-from uapray.steps import Source, TrialStep, Victim
+from uapray.sources import Source
+from uapray.steps import TrialStep
 from uapray.stoppable import StoppablePool
 from uapray.store.runs import Noting
 from uapray.trial import Arena
 from uapray.trial_step import judge_transfer, run_trial
+from uapray.victims import Victim
 
 STOPPED = "stopped; what is finished stays, and the same command goes on from here"
 _THREADS = 256

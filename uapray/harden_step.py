@@ -21,10 +21,10 @@ from uapray.models.training import EpochReport
 from uapray.models.weights import make_classifier
 from uapray.pool import ReplicaPool
 from uapray.resources import Held, Resources, open_pool
-from uapray.steps import HardenStep
 from uapray.stoppable import StoppablePool
 from uapray.train_step import fit_classifier
 from uapray.trial import Arena, Found, class_index, find, judge, radius
+from uapray.victims import HardenStep
 
 
 @dataclass(frozen=True, slots=True, eq=False)

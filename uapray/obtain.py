@@ -16,8 +16,8 @@ from uapray.resources import Held
 from uapray.rows import hardening_row
 from uapray.run import Run
 from uapray.shelf import Shelf
-from uapray.steps import HardenStep, InterpolateStep, TrainStep, Victim
 from uapray.train_step import initial_classifier, interpolate_classifier, train_classifier
+from uapray.victims import HardenStep, InterpolateStep, TrainStep, Victim
 
 Counted = Callable[[ReplicaPool], AbstractContextManager[object]]
 

@@ -21,8 +21,10 @@ from uapray.models import foreign
 from uapray.models.hardening import Hardening
 from uapray.models.zoo import canonical
 from uapray.rendering import parse_rendering
-from uapray.steps import Foreign, HardenStep, InterpolateStep, MadeFrom, Source, TrainStep, TrialStep, Victim
+from uapray.sources import USUAL_IMAGES, Foreign, MadeFrom, Source
+from uapray.steps import TrialStep
 from uapray.trial import class_index
+from uapray.victims import HardenStep, InterpolateStep, TrainStep, Victim
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,7 @@ def plan_grid(grid: Grid, *, base: str = "", opened: Callable[[str], DataSet] = 
                 grid.norms, grid.xi_from, targets, grid.searches(), makings, grid.seeds
             ):
                 from_nothing = search.rule == "random" and xi_from != "source-images"
-                where = MadeFrom() if from_nothing else made_from
+                where = USUAL_IMAGES if from_nothing else made_from
                 threats = threats_of[norm, xi_from, target]
                 apart = [
                     TrialStep(victims[victim.key], source, threat, search, seed, made_from=where, **judging)

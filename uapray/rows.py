@@ -22,8 +22,9 @@ from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity
 from uapray.rendering import Rendering
-from uapray.steps import HardenStep, TrialStep, Victim
+from uapray.steps import TrialStep
 from uapray.trial import Found, Judgement, norms
+from uapray.victims import HardenStep, Victim
 
 Row = dict[str, Any]
 

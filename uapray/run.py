@@ -9,9 +9,10 @@ from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.plan import Plan
 from uapray.resources import Resources
-from uapray.steps import TrialStep, Victim
+from uapray.steps import TrialStep
 from uapray.store.results import Results
 from uapray.trial import Judgement
+from uapray.victims import Victim
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from threading import Lock
 
 from uapray.data.images import ImageSet
 from uapray.resources import Held, Resources, hold
-from uapray.steps import Source
+from uapray.sources import Source
 
 
 @dataclass(slots=True)

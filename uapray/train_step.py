@@ -21,9 +21,9 @@ from uapray.models.weights import make_classifier
 from uapray.models.zoo import build
 from uapray.on_ray.training import fit_on_ray, measure_norms_on_ray
 from uapray.resources import Held, Resources, open_pool
-from uapray.steps import InterpolateStep, TrainStep
 from uapray.stoppable import StoppablePool
 from uapray.trial import Arena
+from uapray.victims import InterpolateStep, TrainStep
 
 
 @dataclass(frozen=True, slots=True, eq=False)

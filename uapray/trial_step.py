@@ -19,9 +19,10 @@ from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.remembering import RememberingPool
 from uapray.run import Run
-from uapray.steps import TrialStep, Victim
+from uapray.steps import TrialStep
 from uapray.store.results import Results
 from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered
+from uapray.victims import Victim
 
 
 def run_trial(run: Run, arena: Arena, classifier: Classifier, step: TrialStep, standing: Set[tuple[str, str]]) -> None:

@@ -16,9 +16,10 @@ from uapray.on_ray.session import LOCAL, knock, session
 from uapray.plan import Plan
 from uapray.resources import Resources, check_arithmetic
 from uapray.run import Run, Watcher
-from uapray.steps import TrialStep, Victim
+from uapray.steps import TrialStep
 from uapray.store.results import Results
 from uapray.trial import Judgement
+from uapray.victims import Victim
 
 
 def run_with_progress(

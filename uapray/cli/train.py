@@ -44,8 +44,9 @@ def train(
     from uapray.objects import check_uri
     from uapray.on_ray.session import session
     from uapray.resources import Resources
-    from uapray.steps import Source, TrainStep
+    from uapray.sources import Source
     from uapray.train_step import initial_classifier, train_classifier
+    from uapray.victims import TrainStep
 
     if not out.endswith(".safetensors"):
         raise ClassifierError(f"--out: expected a name ending in .safetensors, got {out}")
