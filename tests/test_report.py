@@ -430,6 +430,16 @@ def test_steps_that_differ_are_told_apart(shop: Shop) -> None:
     assert "step 2.55 grey levels" in Page(write_report(shop.results)).text
 
 
+def test_sources_that_differ_are_told_apart(shop: Shop) -> None:
+    for source in ("chest/train[100]", "photographs/train"):
+        for _ in range(2):
+            shop.add(source=source)
+    (drawn,) = curves.curves(shop.results, None)
+    assert [(line.source, line.searches) for line in drawn.lines] == [("chest/train[100]", 2), ("photographs/train", 2)]
+    text = Page(write_report(shop.results)).text
+    assert "made from photographs/train (2 searches)" in text
+
+
 def test_a_rate_no_better_than_the_control_is_marked(shop: Shop) -> None:
     shop.add(push=0.02, extras=False)
     shop.add(rule="random", push=0.05, extras=False)

@@ -16,16 +16,18 @@ from uapray.trials_sql import each_trial
 MAX_FIGURES = 12
 MAX_LINES = 12
 
+Kind = tuple[str | None, str, float | None, str | None]  # target, rule, step in grey levels, source
 Course = tuple[NDArray[np.int64], NDArray[np.float64]]  # image-gradients, best rate so far
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The searches of one rule towards one target.
+    """The searches of one rule towards one target, from one set of images.
 
     Attributes:
         rule: Update rule.
-        step_grey: Length of one step in grey levels where lines differ in nothing else, else None.
+        step_grey: Length of one step in grey levels where that tells lines apart, else None.
+        source: What the searches were made from where that tells lines apart, else None.
         target: Class name; None: nontargeted.
         searches: How many there are.
         image_gradients: int64 ``(n,)``.
@@ -36,6 +38,7 @@ class Line:
 
     rule: str
     step_grey: float | None
+    source: str | None
     target: str | None
     searches: int
     image_gradients: NDArray[np.int64]
@@ -111,18 +114,19 @@ WITH each AS (
   FROM searches JOIN measured USING (trial_id)
 )
 SELECT place, (SELECT max(place) FROM courses) AS places, data, classifier, norm, zeta, xi_grey, target, rule,
-  255 * epsilon AS step_grey, seed, trial_id, image_gradients, best_so_far
+  255 * epsilon AS step_grey, source, seed, trial_id, image_gradients, best_so_far
 FROM courses WHERE {which}
-ORDER BY place, target NULLS FIRST, rule, epsilon, trial_id, image_gradients"""
+ORDER BY place, target NULLS FIRST, rule, epsilon, source, trial_id, image_gradients"""
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Curves:
     first = rows[0]
     kinds = [(kind, list(of_kind)) for kind, of_kind in groupby(rows, _kind)]
-    several = Counter((target, rule) for (target, rule, _), _ in kinds)
+    steps = Counter((target, rule) for target, rule, _ in {kind[:3] for kind, _ in kinds})
+    sources = Counter((target, rule) for target, rule, _ in {(*kind[:2], kind[3]) for kind, _ in kinds})
     lines = [
-        _line(rule, step_grey if several[target, rule] > 1 else None, target, of_kind)
-        for (target, rule, step_grey), of_kind in kinds[:MAX_LINES]
+        _line(kind, of_kind, step=steps[kind[:2]] > 1, source=sources[kind[:2]] > 1)
+        for kind, of_kind in kinds[:MAX_LINES]
     ]
     return Curves(
         place=first["place"],
@@ -138,11 +142,12 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> Curves:
     )
 
 
-def _kind(row: Mapping[str, Any]) -> tuple[str | None, str, float | None]:
-    return row["target"], row["rule"], row["step_grey"]
+def _kind(row: Mapping[str, Any]) -> Kind:
+    return row["target"], row["rule"], row["step_grey"], row["source"]
 
 
-def _line(rule: str, step_grey: float | None, target: str | None, rows: Sequence[Mapping[str, Any]]) -> Line:
+def _line(kind: Kind, rows: Sequence[Mapping[str, Any]], *, step: bool, source: bool) -> Line:
+    target, rule, step_grey, made_from = kind
     courses = []
     for _, of_search in groupby(rows, lambda row: row["trial_id"]):
         course = [(row["image_gradients"], row["best_so_far"]) for row in of_search]
@@ -150,7 +155,8 @@ def _line(rule: str, step_grey: float | None, target: str | None, rows: Sequence
     axis, rates = over_searches(courses)
     return Line(
         rule=rule,
-        step_grey=step_grey,
+        step_grey=step_grey if step else None,
+        source=made_from if source else None,
         target=target,
         searches=len(courses),
         image_gradients=axis,
