@@ -64,6 +64,16 @@ def test_a_rate_is_the_mean_of_its_seeds_beside_control_and_ceiling(shop: Shop) 
     assert made.note.startswith("chest, 150 images of test, own images, ζ 0.04, spgd. Mean of 3 seeds")
 
 
+def test_a_seed_with_several_searches_counts_once(shop: Shop) -> None:
+    mine = searches(shop)
+    again = shop.add(seed=0, extras=False, push=0.9)
+    made = shown(shop.results, "nontargeted", [*mine, again])
+    rates = [(mine[0]["fooling_rate"] + again["fooling_rate"]) / 2, *(row["fooling_rate"] for row in mine[1:])]
+    assert again["fooling_rate"] != mine[0]["fooling_rate"]
+    assert made.panels[0].points[0].value == pytest.approx(sum(rates) / 3)
+    assert "Mean of 3 seeds" in made.note
+
+
 def test_what_place_and_colour_do_not_say_makes_panels(shop: Shop) -> None:
     mine = [row for zeta in (0.02, 0.04) for name in ("a", "b") for row in searches(shop, zeta=zeta, classifier=name)]
     made = shown(shop.results, "nontargeted", mine)

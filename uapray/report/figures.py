@@ -152,7 +152,8 @@ def _means(rows: Sequence[Row], facets: Sequence[str], place: str, series: str) 
     for cell in cells.values():
         first = cell[0]
         images = min(row["rate_images"] for row in cell)
-        mean = mean_over_seeds([row["rate"] for row in cell], images, [row["trial_id"] for row in cell])
+        ids, seeds = ([row[name] for row in cell] for name in ("trial_id", "seed"))
+        mean = mean_over_seeds([row["rate"] for row in cell], images, ids, seeds)
         known = {mark: [row[mark] for row in cell if row[mark] is not None] for mark in (CONTROL, CEILING)}
         marks = {mark: fmean(values) for mark, values in known.items() if values}
         point = Point(first[place], first[series], mean.value, mean.interval, marks)
