@@ -4,11 +4,12 @@
         --classifier chest-small-cnn.safetensors --classifier chest-vit.safetensors --seeds 5 --out curves/
 
 Each rule searches on the same source images of the train split, mixed as the test split is, with the budget that it
-was published with, or with what --passes says; the default rule gets as much as the one that got most, and once more
-a tenth of that, since its step falls with its budget. Whenever a search has found something better on its own
-validation part, it is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends
-with (median, smallest and largest over the seeds), and what the default rule has with a tenth of that rule's image-
-gradients and with as many. With --draws all of it is done again with other source images, since which ones they are
+was published with, or with what --passes says; the default rule gets as many image-gradients as each of them took, and
+once more a tenth, in searches of their own, since its step falls with its budget; rules that took about as many (down
+to nine tenths) are answered by one search. Whenever a search has found something better on its own validation part, it
+is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
+smallest and largest over the seeds), and what the default rule ends with, given a tenth of that rule's image-gradients
+and as many. With --draws all of it is done again with other source images, since which ones they are
 decides more than a seed does; then also the means. Written to --out: every point as Parquet, the curves of the first
 draw as PNG.
 """
@@ -38,7 +39,8 @@ from uapray.resources import Resources, open_pool
 from uapray.trial import Arena, find
 
 OURS = "aimed-ascent"
-TENTH = f"{OURS}, a tenth"
+SHARES = {OURS: 1.0, f"{OURS}, a tenth": 0.1}  # of a published rule's image-gradients
+ABOUT = 0.9  # of two budgets that one search answers
 # Passes that the rules were published with: SPGD and SGA 20 (Liu et al. 2023), UAP 15 (Hirano et al. 2021); DF-UAP
 # and the cosine loss took 64,000 image-gradients whatever the number of images.
 PUBLISHED = {"spgd": 20.0, "sga": 20.0, "df-uap": None, "cosine-uap": None, "uap-fgsm": 15.0, "uap-deepfool": 15.0}
@@ -83,7 +85,8 @@ def main() -> None:
         parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
     held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
     threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
-    points: list[Point] = [{"draw": 0, **point} for file in asked.points for point in pq.read_table(file).to_pylist()]
+    earlier = [point for file in asked.points for point in pq.read_table(file).to_pylist()]
+    points: list[Point] = [{"draw": 0, "budget": None, "fooled": None, **point} for point in earlier]
     for name, classifier in classifiers(asked.classifier, train):
         for number in range(asked.draws):
             begun = time.monotonic()
@@ -111,24 +114,29 @@ def searched(
     points: list[Point],
 ) -> None:
     """Search with every rule and seed on one draw of source images; add the points that are not there yet."""
-    done = {point["rule"] for point in of(points, name, number)}
-    for label in [label for label in (*asked.rules.split(","), OURS, TENTH) if label not in done]:
-        rule = OURS if label == TENTH else label
-        if rule == OURS:
-            most = equal_budget(of(points, name, number), name)
-            changes: dict[str, Any] = {"max_image_gradients": most // 10 if label == TENTH else most}
-        else:
-            changes = {"max_epochs": asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)}
-        for setting in asked.set:
-            owner, _, pair = setting.partition(":")
-            if owner == rule:
-                key, _, value = pair.partition("=")
-                changes[key] = float(value) if value.replace(".", "").isdigit() else value
+
+    def search(label: str, rule: str, budget: int | None, changes: dict[str, Any]) -> None:
+        settings = changes | own_settings(asked.set, rule)
         for seed in range(asked.seeds):
-            every = 1 if rule == OURS else asked.judge_every  # ours is asked what it had on the way
-            found = run(classifier, source, held_out, threat, rule, changes, seed, every)
-            where = {"classifier": name, "draw": number, "rule": label, "seed": seed}
+            found = run(classifier, source, held_out, threat, rule, settings, seed, asked.judge_every)
+            where = {"classifier": name, "draw": number, "rule": label, "budget": budget, "seed": seed}
             points.extend({**where, **point} for point in found)
+
+    done = {(point["rule"], point["budget"]) for point in of(points, name, number)}
+    for rule in asked.rules.split(","):
+        if (rule, None) not in done:
+            passes = asked.passes or PUBLISHED.get(rule) or PUBLISHED_GRADIENTS / len(source)
+            search(rule, rule, None, {"max_epochs": passes})
+    for label, share in SHARES.items():
+        for budget in budgets(of(points, name, number), share):
+            if (label, budget) not in done:
+                search(label, OURS, budget, {"max_image_gradients": budget})
+
+
+def own_settings(pairs: Sequence[str], rule: str) -> dict[str, Any]:
+    """Return what RULE:NAME=VALUE says of a rule."""
+    own = [pair.partition(":")[2].partition("=") for pair in pairs if pair.partition(":")[0] == rule]
+    return {name: float(value) if value.replace(".", "").isdigit() else value for name, _, value in own}
 
 
 def of(points: Sequence[Point], name: str | None, number: int) -> list[Point]:
@@ -166,10 +174,35 @@ def classifiers(files: Sequence[str] | None, train: ImageSet) -> Iterator[tuple[
     yield "tiny-cnn", wrap_module(module.eval(), train.class_names, train.channels, train.size)
 
 
-def equal_budget(points: Sequence[Point], classifier: str) -> int:
-    """Return the image-gradients of the published rule that took most, on the median of its seeds."""
-    published = {key: mine for key, mine in curves(points, classifier).items() if key[0] not in (OURS, TENTH)}
-    return int(max(one["image_gradients"] for mine in published.values() for one in mine))
+def published(points: Sequence[Point]) -> dict[str, list[list[Point]]]:
+    """Return the searches of each published rule, a list of points each."""
+    found: dict[str, list[list[Point]]] = {}
+    for (label, _, _), mine in curves(points).items():
+        if label not in SHARES:
+            found.setdefault(label, []).append(mine)
+    return found
+
+
+def spent(searches: Sequence[Sequence[Point]]) -> float:
+    """Return the image-gradients that the searches of a rule took, the median of its seeds."""
+    return float(np.median([mine[-1]["image_gradients"] for mine in searches]))
+
+
+def budgets(points: Sequence[Point], share: float) -> list[int]:
+    """Return the budgets that answer all published rules, rising."""
+    kept: list[int] = []
+    for wanted in sorted(max(1, int(spent(mine) * share)) for mine in published(points).values()):
+        if not kept or kept[-1] < ABOUT * wanted:
+            kept.append(wanted)
+    return kept
+
+
+def answer(points: Sequence[Point], label: str, rule: str) -> list[list[Point]]:
+    """Return the searches of ours that answer a published rule: with the most that is no more than their share."""
+    most = max(1, int(spent(published(points)[rule]) * SHARES[label]))
+    ours = {key: mine for key, mine in curves(points).items() if key[0] == label and key[1] and key[1] <= most}
+    largest = max(budget for _, budget, _ in ours if budget)
+    return [mine for (_, budget, _), mine in ours.items() if budget == largest]
 
 
 def run(
@@ -207,12 +240,11 @@ def run(
         return [*points[:-1], points[-1] | {"fooled": fooled(judged[-1][1]).tolist()}]
 
 
-def curves(points: Sequence[Point], classifier: str) -> dict[tuple[str, int], list[Point]]:
-    """Return the points of each rule and seed, in order."""
-    by: dict[tuple[str, int], list[Point]] = {}
+def curves(points: Sequence[Point]) -> dict[tuple[str, int | None, int], list[Point]]:
+    """Return the points of each rule, budget and seed, in order."""
+    by: dict[tuple[str, int | None, int], list[Point]] = {}
     for point in points:
-        if point["classifier"] == classifier:
-            by.setdefault((point["rule"], point["seed"]), []).append(point)
+        by.setdefault((point["rule"], point["budget"], point["seed"]), []).append(point)
     return by
 
 
@@ -222,18 +254,18 @@ def at(points: Sequence[Point], gradients: float) -> float:
     return reached[-1] if reached else math.nan
 
 
+def last_rates(searches: Sequence[Sequence[Point]]) -> list[float]:
+    """Return what searches ended with."""
+    return [mine[-1]["rate"] for mine in searches]
+
+
 def show(name: str, points: Sequence[Point], seconds: float) -> None:
     """Print the table of one classifier and one draw of source images."""
-    by = curves(points, points[0]["classifier"])
     print(f"\n{name}: held-out rate, median [smallest, largest] over the seeds; {seconds:.0f} s")
     print(f"| rule | image-gradients | its rate | {OURS}, a tenth of them | {OURS}, as many |\n|---|---|---|---|---|")
-    for rule in dict.fromkeys(point["rule"] for point in points if point["rule"] not in (OURS, TENTH)):
-        mine = [one for (owner, _), one in by.items() if owner == rule]
-        spent = float(np.median([one[-1]["image_gradients"] for one in mine]))
-        cells = [spread([one[-1]["rate"] for one in mine])]
-        for label, share in ((TENTH, 0.1), (OURS, 1.0)):
-            cells.append(spread([at(one, spent * share) for (owner, _), one in by.items() if owner == label]))
-        print(f"| {rule} | {spent:,.0f} | " + " | ".join(cells) + " |", flush=True)
+    for rule, searches in published(points).items():
+        tenth, many = (spread(last_rates(answer(points, label, rule))) for label in reversed(SHARES))
+        print(f"| {rule} | {spent(searches):,.0f} | {spread(last_rates(searches))} | {tenth} | {many} |", flush=True)
 
 
 def show_means(name: str, points: Sequence[Point], draws: int) -> None:
@@ -243,23 +275,25 @@ def show_means(name: str, points: Sequence[Point], draws: int) -> None:
     All draws are judged on the same test images, which others would not be; so by how much an image is fooled more
     often, on the mean of draws and seeds, stands beside it too, with the standard error over images.
     """
-    ends: dict[str, list[float]] = {}
-    often: dict[str, list[NDArray[np.float64]]] = {}  # of each draw how often each test image is fooled
-    for number in range(draws):
-        by = curves(of(points, name, number), name)
-        for rule in dict.fromkeys(rule for rule, _ in by):
-            last = [one[-1] for (owner, _), one in by.items() if owner == rule]
-            ends.setdefault(rule, []).append(float(np.median([point["rate"] for point in last])))
-            often.setdefault(rule, []).append(np.mean([point.get("fooled") or [math.nan] for point in last], axis=0))
+    drawn = [of(points, name, number) for number in range(draws)]
+    columns = " | ".join(f"{OURS}, {share} | above | by image" for share in ("a tenth", "as many"))
     print(f"\n{name}: mean of {draws} draws, of each the median of its seeds, and how far the default is above")
-    above_by = " | ".join(f"{OURS}, {share} | by image" for share in ("a tenth", "as many"))
-    print(f"| rule | rates | mean | {above_by} |\n|---|---|---|---|---|---|---|")
-    for rule, rates in ends.items():
+    print(f"| rule | rates | mean | {columns} |\n|---|---|---|---|---|---|---|---|---|")
+    for rule in published(drawn[0]):
+        theirs = [published(one)[rule] for one in drawn]
+        rates = [float(np.median(last_rates(one))) for one in theirs]
         cells = [" ".join(f"{rate:.3f}" for rate in rates), f"{np.mean(rates):.4f}"]
-        for label in (TENTH, OURS):
-            cells.append(with_error(np.subtract(ends[label], rates)))
-            cells.append(with_error(np.subtract(often[label], often[rule]).mean(0)))
+        for label in reversed(SHARES):
+            ours = [answer(one, label, rule) for one in drawn]
+            mine = [float(np.median(last_rates(one))) for one in ours]
+            often = np.subtract([fooled(one) for one in ours], [fooled(one) for one in theirs])
+            cells += [f"{np.mean(mine):.4f}", with_error(np.subtract(mine, rates)), with_error(often.mean(0))]
         print(f"| {rule} | " + " | ".join(cells) + " |", flush=True)
+
+
+def fooled(searches: Sequence[Sequence[Point]]) -> NDArray[np.float64]:
+    """Return how often each test image is fooled in the end, on the mean of some searches; NaN if nobody kept it."""
+    return np.mean([mine[-1]["fooled"] or [math.nan] for mine in searches], axis=0)
 
 
 def with_error(differences: NDArray[np.float64]) -> str:
@@ -280,9 +314,10 @@ def draw(points: Sequence[Point], file: Path, asked: argparse.Namespace) -> None
     figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
     for place, name in enumerate(names, 1):
         axes = figure.add_subplot(1, len(names), place)
-        by = curves(points, name)
-        for rule in dict.fromkeys(point["rule"] for point in points):
-            mine = [one for (owner, _), one in by.items() if owner == rule]
+        by = curves([point for point in points if point["classifier"] == name])
+        for rule in dict.fromkeys(rule for rule, _, _ in by):
+            most = max(budget or 0 for owner, budget, _ in by if owner == rule)
+            mine = [one for (owner, budget, _), one in by.items() if (owner, budget or 0) == (rule, most)]
             first = max(one[0]["image_gradients"] for one in mine)
             last = min(one[-1]["image_gradients"] for one in mine)
             grid = np.geomspace(first, max(last, first + 1), 60)
