@@ -1,5 +1,6 @@
 """``uapray grid`` and ``uapray status``: many results, each made once."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,27 +68,46 @@ def run(
         str | None,
         typer.Option(help="Run a part of the grid, e.g. 3/8: eight drivers share it.", show_default=False),
     ] = None,
+    drivers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Run the grid in so many processes, a part and --replicas each, on a cluster that they share: where "
+            "one is the bottleneck, at about ten GPUs (docs/scale.md).",
+            show_default=False,
+        ),
+    ] = None,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds between two times that a search under way is kept in the store.")
     ] = 120.0,
     address: options.Address = None,
 ) -> None:
     """Run what is missing of a grid. Safe to repeat and to interrupt: finished trials are never run again."""
+    from uapray.cli.drivers import as_words, check_drivers, run_drivers
     from uapray.cli.running import may_grow, run_with_progress
+    from uapray.on_ray.session import knock
     from uapray.resources import Resources
     from uapray.store.results import open_results
 
-    results = open_results(store)
-    planned = load_plan(grid).part_named(part)
-    resources = Resources(
-        replicas=replicas,
-        concurrency=concurrency,
-        workers=workers,
-        cpus=cpus,
-        gpus=gpus,
-        may_grow=may_grow(address),
-    )
-    summary = run_with_progress(planned, results, resources, address, save_every_s=save_every)
+    results, planned = open_results(store), load_plan(grid)
+    if drivers is None:
+        resources = Resources(
+            replicas=replicas,
+            concurrency=concurrency,
+            workers=workers,
+            cpus=cpus,
+            gpus=gpus,
+            may_grow=may_grow(address),
+        )
+        mine = planned.part_named(part)
+        summary = run_with_progress(mine, results, resources, address, save_every_s=save_every)
+    else:
+        check_drivers(part=part, replicas=replicas, joined=may_grow(address))
+        knock(address)
+        each = {"store": store, "replicas": replicas, "concurrency": concurrency, "workers": workers, "cpus": cpus}
+        each |= {"gpus": gpus, "save_every": save_every, "address": address}
+        command = [sys.executable, "-m", "uapray", "grid", "run", grid, *as_words(each)]
+        summary = run_drivers(planned, results, drivers, command)
     typer.echo(f"{summary.done} trials done, {summary.standing} stood already, {summary.failed} failed")
     if summary.failed:
         typer.echo(f"why: uapray query --store {store} 'SELECT * FROM failures'", err=True)

@@ -90,6 +90,12 @@ class Job:
         made.add_argument("--figure", metavar="FILE", help="picture of what came out to write: .png, .svg or .pdf")
         made.add_argument("--part", help="run a part of the grid, e.g. 3/8: eight jobs share it")
         made.add_argument(
+            "--drivers",
+            type=_positive,
+            metavar="N",
+            help="run the grid in N processes, a part and --replicas each: one is full at about ten GPUs",
+        )
+        made.add_argument(
             "--address",
             help="Ray cluster, or 'local'; default: RAY_ADDRESS, else the one on this machine, else local",
         )
@@ -97,6 +103,7 @@ class Job:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Do what is missing, print the tables, draw the figure."""
+        from uapray.cli.drivers import as_words, check_drivers, run_drivers
         from uapray.cli.running import run_with_progress
         from uapray.experiment import Summary, standing_rows
         from uapray.on_ray.session import submitted_session
@@ -110,7 +117,12 @@ class Job:
         grid, base = self.chosen_grid(arguments)
         plan = plan_grid(grid, base=base).part_named(arguments.part)
         summary = Summary(0, plan.count, 0)
-        if plan.to_do(standing_rows(results)):
+        if plan.to_do(standing_rows(results)) and arguments.drivers is not None:
+            with submitted_session(arguments.address) as joined:
+                check_drivers(part=arguments.part, replicas=arguments.replicas, joined=joined)
+            each = {name: value for name, value in vars(arguments).items() if name not in ("drivers", "part", "figure")}
+            summary = run_drivers(plan, results, arguments.drivers, [sys.executable, sys.argv[0], *as_words(each)])
+        elif plan.to_do(standing_rows(results)):
             with submitted_session(arguments.address) as joined:
                 resources = Resources(replicas=arguments.replicas, gpus=arguments.gpus, may_grow=joined)
                 summary = run_with_progress(plan, results, resources, arguments.address)

@@ -23,9 +23,13 @@ class Board(Protocol):
 
 
 @contextmanager
-def board() -> Iterator[Board]:
-    """Provide a board on standard error: bars if that is a terminal, else a line every ten seconds."""
-    if sys.stderr.isatty():
+def board(part: str = "") -> Iterator[Board]:
+    """Provide a board on standard error: bars if that is a terminal, else a line every ten seconds.
+
+    Args:
+        part: What of a grid it is about, where others may write to the same terminal; goes before each line.
+    """
+    if sys.stderr.isatty() and not part:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,7 +41,7 @@ def board() -> Iterator[Board]:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             yield _Bars(progress)
     else:
-        yield _Lines()
+        yield _Lines(f"{part} " if part else "")
 
 
 class _Bars:
@@ -57,7 +61,8 @@ class _Bars:
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, before: str) -> None:
+        self._before = before
         self._last: dict[str, float] = {}
 
     def show(self, name: str, done: float, total: float, note: str = "") -> None:
@@ -67,4 +72,4 @@ class _Lines:
             if done >= total:
                 del self._last[name]
             share = done / total if total else 1.0
-            print(f"{name}: {share:.0%} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{self._before}{name}: {share:.0%} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201

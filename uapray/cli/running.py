@@ -28,9 +28,10 @@ def run_with_progress(
     """Run what is missing of a plan, with progress; Ctrl-C and SIGTERM end it at the next safe point."""
     check_arithmetic(plan.grid.arithmetic, resources)
     knock(address)
+    part = "/".join(map(str, plan.share)) if plan.share[1] > 1 else ""
     for source in {trial.source.key: trial.source for trial in plan.trials}.values():
         tell_shared_patients(source.data)
-    with board() as progress:
+    with board(part) as progress:
         progress.show("looking at store, images and classifiers", 0, 1)
         missing = find_missing(plan, results)
         progress.show("looking at store, images and classifiers", 1, 1)
@@ -40,13 +41,13 @@ def run_with_progress(
     stop = threading.Event()
     lock = threading.Lock()
     finished = total - missing.count
-    with board() as progress, _starting(progress, session(address)), _stopping(stop):
+    with board(part) as progress, _starting(progress, session(address)), _stopping(stop):
 
         def show_training(victim: Victim, epochs: int, note: str) -> None:
             assert victim.recipe is not None
-            part = "" if victim.hardened is None else f", round {victim.hardened.round}"
+            number = "" if victim.hardened is None else f", round {victim.hardened.round}"
             with lock:
-                progress.show(f"training {victim.name}{part}", epochs, victim.recipe.epochs, note)
+                progress.show(f"training {victim.name}{number}", epochs, victim.recipe.epochs, note)
 
         def to_train(victim: Victim) -> None:
             show_training(victim, 0, "workers are starting")
