@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from uapray.cli.drivers import as_words
 from uapray.errors import ConfigError
 from uapray.grid import Grid, parse_grid
 from uapray.models.recipe import RECIPES
@@ -136,6 +137,23 @@ class TestCommandLine:
         words = ["--store", str(store), "--data", "phantom:chest?images=48", "--small", "--part", "3/2"]
         assert job["JOB"].main(words) == 2
         assert "--part: expected NUMBER/PARTS" in capsys.readouterr().err
+        assert not store.exists()
+
+    def test_several_drivers_are_given_the_same_words(self, parsed: Callable[..., Namespace]) -> None:
+        once = parsed(
+            "--data", "x y", "--small", "--replicas", "4", "--gpus", "0.5", "--figure", "a.png", "--drivers", "2"
+        )
+        each = {name: value for name, value in vars(once).items() if name != "drivers"}
+        assert vars(parsed(*as_words(each))) == vars(once) | {"drivers": None}
+        assert as_words({"source": ["a=b", "c=d"], "cpus": None}) == ["--source", "a=b", "--source", "c=d"]
+
+    def test_drivers_that_have_no_cluster_are_refused(
+        self, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = tmp_path / "store"
+        words = ["--store", str(store), "--data", "phantom:chest?images=48", "--small", "--drivers", "2"]
+        assert job["JOB"].main([*words, "--address", "local"]) == 2
+        assert "--drivers: expected --replicas too" in capsys.readouterr().err
         assert not store.exists()
 
     def test_every_command_that_is_shown_is_one_it_takes(self, job: dict[str, Any]) -> None:

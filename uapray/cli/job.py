@@ -106,13 +106,15 @@ class Job:
         from uapray.cli.drivers import as_words, check_drivers, run_drivers
         from uapray.cli.running import run_with_progress
         from uapray.experiment import Summary, standing_rows
-        from uapray.on_ray.session import submitted_session
+        from uapray.on_ray.session import LOCAL, submitted_session
         from uapray.plan import plan_grid
         from uapray.resources import Resources
         from uapray.store.results import open_results
 
         if arguments.figure is not None:
             self._check_figure(arguments.figure)
+        if arguments.drivers is not None:
+            check_drivers(part=arguments.part, replicas=arguments.replicas, joined=arguments.address != LOCAL)
         results = open_results(arguments.store)
         grid, base = self.chosen_grid(arguments)
         plan = plan_grid(grid, base=base).part_named(arguments.part)
