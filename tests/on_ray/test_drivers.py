@@ -27,11 +27,11 @@ name: small
 data: [{uri: "phantom:chest?images=160&size=32&seed=1"}]
 classifiers: [{architecture: tiny-cnn, initial_weights: random, recipe: {base: quick, epochs: 2}}]
 rules: [spgd, sga]
-seeds: [0, 1]
+seeds: [0, 1, 2]
 budget: {max_epochs: 2}
 control_draws: 2
 """
-TRIALS = 2 * 3
+TRIALS = 3 * 3
 WAIT_S = 300
 SAME = "trial_id, split, classifier_sha256, rule, seed, xi, fooling_rate, robust_accuracy, l2, image_gradients"
 

@@ -71,12 +71,12 @@ def run_drivers(plan: Plan, results: Results, drivers: int, command: Sequence[st
             part = f"{number}/{of}"
             running[part] = _started([*command, "--part", part])
         codes = {part: one.wait() for part, one in running.items()}
-    if passed_on or StoppedError.exit_code in codes.values():
+    left = plan.to_do(standing_rows(results))
+    if left and (passed_on or StoppedError.exit_code in codes.values()):
         raise StoppedError(STOPPED)
     died = ", ".join(f"{part} ({_how(code)})" for part, code in codes.items() if code not in (0, 1))
-    if died:
+    if left and died:
         raise RunError(f"drivers died: {died}; what is finished stays, and the same command does the rest")
-    left = plan.to_do(standing_rows(results))
     return Summary(plan.count - standing - left, standing, left)
 
 
