@@ -223,7 +223,7 @@ def run(
         shape = (held_out.channels, *held_out.size)
 
         @functools.cache
-        def fooled(best: bytes) -> NDArray[np.bool_]:
+        def fools(best: bytes) -> NDArray[np.bool_]:
             said = pool.logits(torch.frombuffer(bytearray(best), dtype=torch.float32).reshape(shape), rows).argmax(1)
             return np.asarray(said != clean if target is None else said == target)
 
@@ -235,9 +235,9 @@ def run(
         find(arena, threat, search_settings(rule, changes), seed=seed, watch=watch)
         judged = [*measured[judge_every - 1 : -1 : judge_every], measured[-1]]
         points: list[Point] = [
-            {"image_gradients": spent, "rate": float(fooled(best).mean()), "fooled": None} for spent, best in judged
+            {"image_gradients": taken, "rate": float(fools(best).mean()), "fooled": None} for taken, best in judged
         ]
-        return [*points[:-1], points[-1] | {"fooled": fooled(judged[-1][1]).tolist()}]
+        return [*points[:-1], points[-1] | {"fooled": fools(judged[-1][1]).tolist()}]
 
 
 def curves(points: Sequence[Point]) -> dict[tuple[str, int | None, int], list[Point]]:

@@ -147,13 +147,21 @@ class TestCommandLine:
         assert vars(parsed(*as_words(each))) == vars(once) | {"drivers": None}
         assert as_words({"source": ["a=b", "c=d"], "cpus": None}) == ["--source", "a=b", "--source", "c=d"]
 
-    def test_drivers_that_have_no_cluster_are_refused(
-        self, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            ([], "--drivers: expected --replicas too"),
+            (["--replicas", "1"], "--drivers: expected a cluster that they share"),
+            (["--replicas", "1", "--part", "1/2"], "--drivers: each has a part of the grid"),
+        ],
+    )
+    def test_drivers_that_lack_something_are_refused(
+        self, job: dict[str, Any], tmp_path: Path, more: list[str], expected: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         store = tmp_path / "store"
         words = ["--store", str(store), "--data", "phantom:chest?images=48", "--small", "--drivers", "2"]
-        assert job["JOB"].main([*words, "--address", "local"]) == 2
-        assert "--drivers: expected --replicas too" in capsys.readouterr().err
+        assert job["JOB"].main([*words, "--address", "local", *more]) == 2
+        assert expected in capsys.readouterr().err
         assert not store.exists()
 
     def test_every_command_that_is_shown_is_one_it_takes(self, job: dict[str, Any]) -> None:

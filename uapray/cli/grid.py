@@ -89,6 +89,9 @@ def run(
     from uapray.resources import Resources
     from uapray.store.results import open_results
 
+    if drivers is not None:
+        check_drivers(part=part, replicas=replicas, joined=may_grow(address))
+        knock(address)
     results, planned = open_results(store), load_plan(grid)
     if drivers is None:
         resources = Resources(
@@ -102,8 +105,6 @@ def run(
         mine = planned.part_named(part)
         summary = run_with_progress(mine, results, resources, address, save_every_s=save_every)
     else:
-        check_drivers(part=part, replicas=replicas, joined=may_grow(address))
-        knock(address)
         each = {"store": store, "replicas": replicas, "concurrency": concurrency, "workers": workers, "cpus": cpus}
         each |= {"gpus": gpus, "save_every": save_every, "address": address}
         command = [sys.executable, "-m", "uapray", "grid", "run", grid, *as_words(each)]
