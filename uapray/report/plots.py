@@ -62,7 +62,7 @@ def curve_svg(lines: Sequence[Line], *, rate_name: str, prefix: str) -> str:
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
-        axes = figure.add_axes((0.115, 0.165, 0.87, 0.8))
+        axes = figure.add_axes((0.115, 0.165, 0.84, 0.8))
         for index, line in enumerate(lines):
             _draw(axes, line, stroke(index), last=max(int(other.image_gradients[-1]) for other in lines))
         _label(axes, rate_name)

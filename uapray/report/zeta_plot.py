@@ -44,7 +44,7 @@ def zeta_svg(curves: Sequence[tuple[Sequence[float], Sequence[float], float | No
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
-        axes = figure.add_axes((0.115, 0.165, 0.87, 0.8))
+        axes = figure.add_axes((0.115, 0.165, 0.84, 0.8))
         for index, (zetas, rates, zeta50) in enumerate(curves):
             draw_curve(axes, zetas, rates, zeta50, stroke(index))
         label(axes)
