@@ -221,9 +221,9 @@ class TestFromSubmitToRows:
         assert s3.secret_key not in cluster.type("ray", "exec", str(cluster.file), inside)
 
     def test_replicas_ran_on_all_hosts(self, cluster: Laptop) -> None:
-        assert {
-            host for host in HOSTS if on(cluster, host, "grep -rq actor_name:_Host /tmp/ray/session_*/logs")
-        } == set(HOSTS)
+        assert {host for host in HOSTS if on(cluster, host, "grep -rq actor_name:Host /tmp/ray/session_*/logs")} == set(
+            HOSTS
+        )
 
     def test_ray_down_ends_ray_on_all_hosts(self, cluster: Laptop) -> None:
         """Of hosts that stay, Ray stops the head only; workers end when they have missed it for a minute."""

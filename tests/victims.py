@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
@@ -218,6 +220,18 @@ class CountingPool:
         with self._lock:
             self.queries.append(sum(len(batch.indices) for batch in batches))
         return self.pool.logits(v, batches, rendering)
+
+    @property
+    def share(self) -> int:
+        return self.pool.share
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        came = self.pool.ascend(state, images, first, how)
+        with self._lock:
+            made = images.indices[: came.rounds * how.round_size].reshape(-1, how.batch_size)
+            self.gradients.extend(map(tuple, made.tolist()))
+            self.objectives.extend([how.objective] * came.rounds)
+        return came
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         came = self.pool.visit(v, batch, how, ahead)

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import TrialError
 from uapray.measures import spread
@@ -28,6 +30,11 @@ class ReplicaPool(Protocol):
         """How many replicas there are."""
         ...
 
+    @property
+    def share(self) -> int:
+        """How many of them are for who asks now, beside the others who ask; one at least."""
+        ...
+
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:
@@ -38,6 +45,10 @@ class ReplicaPool(Protocol):
         self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
     ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
+        ...
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """Make rounds, as many as one replica makes in a few seconds and one at least; see ``Replica.ascend``."""
         ...
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
@@ -61,6 +72,11 @@ class LocalPool:
         """One."""
         return 1
 
+    @property
+    def share(self) -> int:
+        """One."""
+        return 1
+
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:
@@ -75,6 +91,11 @@ class LocalPool:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
             return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches, rendering))
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """Make rounds, as many as take a few seconds and one at least."""
+        with self._one_at_a_time:
+            return self._replica.ascend(state, images, first, how)
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         """Visit images one after another, in the order of the batch, on one replica."""

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import StoreError
 from uapray.pool import ReplicaPool
@@ -36,6 +38,11 @@ class RememberingPool:
         return self._pool.size
 
     @property
+    def share(self) -> int:
+        """See ``ReplicaPool.share``."""
+        return self._pool.share
+
+    @property
     def answers(self) -> tuple[Logits, ...]:
         """All answers given so far, in order, and those still to be given again."""
         return (*self._given, *self._earlier)
@@ -54,6 +61,10 @@ class RememberingPool:
     ) -> PartialUpdate:
         """See ``ReplicaPool.gradient``; not kept."""
         return self._pool.gradient(v, batches, objective, along)
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """See ``ReplicaPool.ascend``; not kept."""
+        return self._pool.ascend(state, images, first, how)
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         """See ``ReplicaPool.visit``; not kept."""

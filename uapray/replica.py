@@ -9,14 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uapray.attack.ascent import Ascending, Ascent, ascend
 from uapray.attack.objective import Objective
-from uapray.attack.partial import PartialUpdate
+from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting, visit
 from uapray.config import FP32, Arithmetic
 from uapray.errors import TrialError
 from uapray.models.arithmetic import compiled, gpu_arithmetic
 from uapray.models.tuning import tune
 from uapray.rendering import Rendering
+
+ANSWER_S = 2.0  # after which a replica begins nothing more before it answers: a run that is to stop waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,10 @@ class Batch:
     deck: str
     indices: NDArray[np.int64]
     reference: NDArray[np.int64] | None = None
+
+    def part(self, places: slice) -> "Batch":
+        """Return some of the images."""
+        return Batch(self.deck, self.indices[places], None if self.reference is None else self.reference[places])
 
 
 class Replica:
@@ -90,6 +98,23 @@ class Replica:
         with self._settled(), torch.inference_mode():
             moved = None if v is None else self._perturbation(v)
             return [self._logits(moved, batch, rendering).float().cpu().numpy() for batch in batches]
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """Make rounds until their images are used up or two seconds are over; as ``attack.ascent.ascend``.
+
+        Args:
+            state: Where the search stands.
+            images: Those of all rounds, one after another.
+            first: Number of the first round, counted from the beginning of the search.
+            how: How they follow one another.
+        """
+
+        def gradient(point: Tensor, places: slice) -> PartialUpdate:
+            begins = range(places.start, places.stop, how.batch_size)
+            batches = [images.part(slice(begin, begin + how.batch_size)) for begin in begins]
+            return add_in_order(self.gradient(point.numpy(), batches, how.objective))
+
+        return ascend(gradient, state, len(images.indices), first, how, ANSWER_S)
 
     def visit(self, v: NDArray[np.float32], batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         """Visit images one after another in the order of the batch; as ``attack.sequential.visit``.

@@ -1,7 +1,7 @@
 """Searches by rounds: replicas sum the raw gradients of small batches, and each sum moves the perturbation."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray import panel
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import extend
-from uapray.attack.rules import Rule
+from uapray.attack.rules import Rule, State
 from uapray.config import Norm, Search
 from uapray.coordinator import Cost, Start, Task
 from uapray.pace import Pace, pace_of
@@ -22,6 +23,7 @@ from uapray.pool import Deck, predicted
 from uapray.replica import Batch
 
 POWER_STEPS = 2
+ROUNDS_A_REQUEST = 256  # at most; how many are made is the replica's to say
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,16 @@ class Rounds:
 
     def advance(self, start: Start, until: int, aim: Objective) -> Start:
         """Return where a start stands after that many rounds, counted from its beginning."""
-        task, pace, state = self.task, self.pace, start.state
         aim = start.aim if self.leaves_out else aim
-        for number, places in enumerate(self._asked(start, start.rounds, until), start.rounds):
-            update = panel.gradient(task.members, partial(self._batches, places), state.point, aim)
-            state = self.rule.step(state, update, number / pace.rounds_an_epoch)
-        made = until - start.rounds
+        asked, state, made = list(self._asked(start, start.rounds, until)), start.state, 0
+        while made < len(asked):
+            first = start.rounds + made
+            if self._in_one_place:
+                came = self._ascend(state, asked[made : made + ROUNDS_A_REQUEST], first, aim)
+                state, made = came.state, made + came.rounds
+            else:
+                update = panel.gradient(self.task.members, partial(self._batches, asked[made]), state.point, aim)
+                state, made = self.rule.step(state, update, first / self.pace.rounds_an_epoch), made + 1
         return replace(
             start,
             state=state,
@@ -99,6 +105,18 @@ class Rounds:
             image_gradients=start.image_gradients + made * self.cost.image_gradients,
             image_queries=start.image_queries + made * self.cost.image_queries,
         )
+
+    @property
+    def _in_one_place(self) -> bool:
+        """Whether one replica may make a round as quickly as several would."""
+        members = self.task.members
+        return len(members) == 1 and (self.pace.batches_a_round == 1 or members[0].pool.share == 1)
+
+    def _ascend(self, state: State, asked: Sequence[NDArray[np.int64]], first: int, aim: Objective) -> Ascent:
+        deck, pace = self.task.source, self.pace
+        (images,) = deck.dealt(np.concatenate(asked), len(asked) * pace.round_size)
+        how = Ascending(self.rule.step, aim, pace.batch_size, pace.batches_a_round, pace.rounds_an_epoch)
+        return self.task.members[0].pool.ascend(state, images, first, how)
 
     def candidate(self, start: Start) -> Tensor:
         """Return the surface point that a start points to."""

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.pool import ReplicaPool
 from uapray.rendering import Rendering
@@ -27,6 +29,11 @@ class StoppablePool:
         """See ``ReplicaPool.size``."""
         return self.pool.size
 
+    @property
+    def share(self) -> int:
+        """See ``ReplicaPool.share``."""
+        return self.pool.share
+
     def gradient(
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:
@@ -40,6 +47,11 @@ class StoppablePool:
         """See ``ReplicaPool.logits``."""
         self.check()
         return self.pool.logits(v, batches, rendering)
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """See ``ReplicaPool.ascend``."""
+        self.check()
+        return self.pool.ascend(state, images, first, how)
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         """See ``ReplicaPool.visit``."""

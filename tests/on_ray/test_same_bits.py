@@ -204,7 +204,7 @@ def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier
 def _replica_processes() -> list[int]:
     """Return the processes of the replicas that this test's Ray runs."""
     children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if "_Host" in " ".join(child.cmdline())]
+    return [child.pid for child in children if "Host" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("name", ["uint8", "jpeg:40", "resize:0.5+uint8"])

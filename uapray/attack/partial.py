@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uapray.errors import TrialError
+
 
 @dataclass(frozen=True, slots=True)
 class PartialUpdate:
@@ -29,6 +31,17 @@ class PartialUpdate:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as an array, which is read where it lies in shared memory; a tensor is copied there and back."""
         return _arrived, (self.total.numpy(), self.count)
+
+    def finite(self) -> "PartialUpdate":
+        """Return the update itself.
+
+        Raises:
+            TrialError: If a gradient is not finite.
+        """
+        # A finite sum has finite parts, and is ten times as quick to see.
+        if not torch.isfinite(self.total.sum()) and not torch.isfinite(self.total).all():
+            raise TrialError("the gradients are not finite; does the classifier overflow?")
+        return self
 
     def __add__(self, other: "PartialUpdate") -> "PartialUpdate":
         return PartialUpdate(self.total + other.total, self.count + other.count)

@@ -7,9 +7,12 @@ round are to be taken at ``state.point``.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray.attack import wiener
@@ -40,22 +43,56 @@ class State:
     earlier: Tensor | None = None
     bands: Tensor | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as arrays, which are written once and read where they lie in shared memory."""
+        point = None if self.point is self.v else self.point
+        tensors = (self.v, point, self.memory, self.squares, self.earlier, self.bands)
+        return _arrived, (self.inner, *(None if one is None else one.numpy() for one in tensors))
+
+
+# From a state, the gradients of one round at ``state.point``, and the passes over the images done so far to the next.
+Step = Callable[[State, PartialUpdate, float], State]
+
 
 class Rule(NamedTuple):
     """An update rule.
 
     Attributes:
         start: From a first perturbation to a first state.
-        step: From a state, the gradients of one round at ``state.point``, and the passes over the images done
-            so far (a float) to the next state.
+        step: From a state and the gradients of one round to the next state; it can be sent to another process.
     """
 
     start: Callable[[Tensor], State]
-    step: Callable[[State, PartialUpdate, float], State]
+    step: Step
 
 
 def _start(v: Tensor) -> State:
     return State(v=v, point=v, memory=torch.zeros_like(v, dtype=torch.float64))
+
+
+def _arrived(inner: int, v: NDArray[np.float32], *arrays: NDArray[Any] | None) -> State:
+    at = torch.tensor(v)  # copies: shared memory is read-only to everybody
+    point, memory, squares, earlier, bands = (None if one is None else torch.tensor(one) for one in arrays)
+    assert memory is not None
+    return State(at, at if point is None else point, memory, squares, inner, earlier, bands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stride:
+    """How long steps are: ``step_size * xi`` at first, multiplied with ``step_decay`` from pass to pass."""
+
+    p: float
+    xi: float
+    step_size: float
+    step_decay: float
+
+    def length(self, epoch: float) -> float:
+        return self.xi * self.step_size * math.pow(self.step_decay, epoch)
+
+    def ascend(self, origin: Tensor, gradient: Tensor, epoch: float) -> Tensor:
+        """Return the point of the ball one step of steepest ascent away."""
+        moved = origin + self.length(epoch) * direction(gradient, p=self.p).to(origin.dtype)
+        return project(moved, p=self.p, xi=self.xi)
 
 
 def spgd(
@@ -78,24 +115,24 @@ def spgd(
         momentum: Share of the earlier rounds' gradients that is kept, in [0, 1).
         wiener_rounds: Rounds over which noise is thought to be averaged while the step is longest; infinity: no filter.
     """
+    return Rule(_start, partial(_spgd, _Stride(p, xi, step_size, step_decay), momentum, wiener_rounds))
 
-    def step(state: State, update: PartialUpdate, epoch: float) -> State:
-        reach = xi * step_size * step_decay**epoch
-        unit, bands, waves = _unit_l1(update.total), state.bands, None
-        if wiener_rounds < math.inf:
-            waves, shape = wiener.spectrum(unit), unit.shape
-            if state.earlier is not None:
-                bands = wiener.remembered(bands, wiener.agreement(waves, torch.view_as_complex(state.earlier), shape))
-            if bands is not None:
-                by_band = wiener.weights(bands, wiener_rounds / step_decay**epoch)
-                unit = _unit_l1(wiener.weighted(waves, by_band, shape))
-        memory = momentum * state.memory + unit if momentum else unit
-        moved = state.v + reach * direction(memory, p=p).to(state.v.dtype)
-        v = project(moved, p=p, xi=xi)
-        earlier = None if waves is None else torch.view_as_real(waves)  # complex numbers cannot be saved
-        return replace(state, v=v, point=v, memory=memory, earlier=earlier, bands=bands)
 
-    return Rule(_start, step)
+def _spgd(
+    stride: _Stride, momentum: float, wiener_rounds: float, state: State, update: PartialUpdate, epoch: float
+) -> State:
+    unit, bands, waves = _unit_l1(update.total), state.bands, None
+    if wiener_rounds < math.inf:
+        waves, shape = wiener.spectrum(unit), unit.shape
+        if state.earlier is not None:
+            bands = wiener.remembered(bands, wiener.agreement(waves, torch.view_as_complex(state.earlier), shape))
+        if bands is not None:
+            by_band = wiener.weights(bands, wiener_rounds / stride.step_decay**epoch)
+            unit = _unit_l1(wiener.weighted(waves, by_band, shape))
+    memory = momentum * state.memory + unit if momentum else unit
+    v = stride.ascend(state.v, memory, epoch)
+    earlier = None if waves is None else torch.view_as_real(waves)  # complex numbers cannot be saved
+    return replace(state, v=v, point=v, memory=memory, earlier=earlier, bands=bands)
 
 
 def sga(*, p: float, xi: float, step_size: float, step_decay: float, inner_rounds: int) -> Rule:
@@ -112,21 +149,15 @@ def sga(*, p: float, xi: float, step_size: float, step_decay: float, inner_round
         step_decay: What the length is multiplied with from one pass to the next.
         inner_rounds: Rounds that the inner point walks before ``v`` moves.
     """
+    return Rule(_start, partial(_sga, _Stride(p, xi, step_size, step_decay), inner_rounds))
 
-    def step(state: State, update: PartialUpdate, epoch: float) -> State:
-        reach = xi * step_size * step_decay**epoch
 
-        def ascend(origin: Tensor, gradient: Tensor) -> Tensor:
-            return project(origin + reach * direction(gradient, p=p).to(origin.dtype), p=p, xi=xi)
-
-        memory = state.memory + update.total
-        if state.inner + 1 < inner_rounds:
-            point = ascend(state.point, update.total)
-            return replace(state, point=point, memory=memory, inner=state.inner + 1)
-        v = ascend(state.v, memory)
-        return _start(v)
-
-    return Rule(_start, step)
+def _sga(stride: _Stride, inner_rounds: int, state: State, update: PartialUpdate, epoch: float) -> State:
+    memory = state.memory + update.total
+    if state.inner + 1 < inner_rounds:
+        point = stride.ascend(state.point, update.total, epoch)
+        return replace(state, point=point, memory=memory, inner=state.inner + 1)
+    return _start(stride.ascend(state.v, memory, epoch))
 
 
 def df_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
@@ -141,20 +172,20 @@ def df_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:
         step_size: Adam's learning rate as a share of ``xi``.
         step_decay: What it is multiplied with from one pass to the next.
     """
+    return Rule(_start, partial(_adam, _Stride(p, xi, step_size, step_decay)))
+
+
+def _adam(stride: _Stride, state: State, update: PartialUpdate, epoch: float) -> State:
     keep, keep_squares, tiny = 0.9, 0.999, 1e-8
-
-    def step(state: State, update: PartialUpdate, epoch: float) -> State:
-        gradient = update.total / update.count
-        count = state.inner + 1
-        memory = keep * state.memory + (1 - keep) * gradient
-        before = torch.zeros_like(gradient) if state.squares is None else state.squares
-        squares = keep_squares * before + (1 - keep_squares) * gradient**2
-        mean, spread = memory / (1 - keep**count), (squares / (1 - keep_squares**count)).sqrt()
-        moved = state.v + xi * step_size * step_decay**epoch * (mean / (spread + tiny)).to(state.v.dtype)
-        v = project(moved, p=p, xi=xi)
-        return State(v=v, point=v, memory=memory, squares=squares, inner=count)
-
-    return Rule(_start, step)
+    gradient = update.total / update.count
+    count = state.inner + 1
+    memory = keep * state.memory + (1 - keep) * gradient
+    before = torch.zeros_like(gradient) if state.squares is None else state.squares
+    squares = keep_squares * before + (1 - keep_squares) * gradient**2
+    mean, spread = memory / (1 - keep**count), (squares / (1 - keep_squares**count)).sqrt()
+    moved = state.v + stride.length(epoch) * (mean / (spread + tiny)).to(state.v.dtype)
+    v = project(moved, p=stride.p, xi=stride.xi)
+    return State(v=v, point=v, memory=memory, squares=squares, inner=count)
 
 
 def cosine_uap(*, p: float, xi: float, step_size: float, step_decay: float) -> Rule:

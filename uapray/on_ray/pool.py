@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,33 +16,26 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor, nn
 
+from uapray.attack.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError, TrialError
-from uapray.models.graph import as_graph
-from uapray.models.tuning import tune
+from uapray.on_ray.host import ENVIRONMENT, Host, sendable, sendable_module, sendable_state
 from uapray.on_ray.session import expect_room
-from uapray.on_ray.shared import Packed, SharedArray, pack, share
+from uapray.on_ray.shared import SharedArray, share
 from uapray.rendering import Rendering
-from uapray.replica import Batch, Replica, first_pixels
+from uapray.replica import Batch
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_EACH = 2
 TRIES_EACH = 4  # replicas that one request may take with it before its trial is given up
-LARGE_BYTES = 100_000
 START_S = 600.0
 NEW_MACHINE_S = 3600.0
 _LOOK_S = 0.5  # between two looks at what may have come
-# The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # what cuBLAS asks for equal bits
 
 
 class RayPool:
@@ -86,14 +80,14 @@ class RayPool:
         """
         if not may_grow:
             expect_room("replicas", replicas, cpus=cpus, gpus=gpus)
-        self._make = ray.remote(_Host).options(
+        self._make = ray.remote(Host).options(
             num_cpus=cpus,
             num_gpus=gpus,
-            runtime_env={"env_vars": {**ALLOCATOR, **DETERMINISTIC, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
+            runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
         )
         # held as long as a replica may have to be replaced
         self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}
-        self._module = ray.put(_sendable_module(module, next(iter(self._decks.values())).array))
+        self._module = ray.put(sendable_module(module, next(iter(self._decks.values())).array))
         self._settings: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": max(1, int(cpus))}
         self._settings["arithmetic"] = arithmetic
         self._timeout_s = timeout_s
@@ -102,6 +96,7 @@ class RayPool:
         self._turn = threading.Condition()
         self._wanted = replicas
         self.lost = self.dealt_again = 0  # replicas that died; requests that were dealt a second time
+        self._asking = 0  # threads that wait for answers
         self._load: dict[Any, int] = {}  # requests under way, by replica
         self._coming: dict[Any, Any] = {}  # replicas not up yet, by what tells that they are
         try:
@@ -116,28 +111,32 @@ class RayPool:
         self, v: Tensor, batches: Sequence[Batch], objective: Objective, along: Tensor | None = None
     ) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
-        sent, towards = _sendable(v), None if along is None else _sendable(along)
-        answers = self._ask("gradient", [(sent, [batch], objective, towards) for batch in batches])
-        return add_in_order(part for answer in answers for part in answer)
+        sent, towards = sendable(v), None if along is None else sendable(along)
+        return add_in_order(self._ask_each("gradient", sent, batches, objective, towards))
 
     def logits(
         self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
     ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
-        sent = None if v is None else _sendable(v)
-        answers = self._ask("logits", [(sent, [batch], rendering) for batch in batches])
-        return np.concatenate([part for answer in answers for part in answer])
+        sent = None if v is None else sendable(v)
+        return np.concatenate(self._ask_each("logits", sent, batches, rendering))
+
+    def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
+        """Make rounds, as many as one replica makes in a few seconds and one at least."""
+        came: Ascent
+        (came,) = self._ask("ask", [("ascend", sendable_state(state), images, first, how)])
+        return came
 
     def visit(self, v: Tensor, batch: Batch, how: Visiting, ahead: Ahead) -> Visit:
         """Visit images one after another, in the order of the batch, on one replica."""
         came: Visit
-        (came,) = self._ask("visit", [(_sendable(v), batch, how, ahead)])
+        (came,) = self._ask("ask", [("visit", sendable(v), batch, how, ahead)])
         return came
 
     def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
         """Return for each perturbation the logits ``(n, k)`` of all images, in the order of the batches."""
-        sent = [_sendable(v) for v in vs]
-        answers = self._ask("logits", [(one, [batch]) for one in sent for batch in batches])
+        sent = [sendable(v) for v in vs]
+        answers = self._ask("ask_each", [("logits", one, [batch]) for one in sent for batch in batches])
         parts, each = [part for answer in answers for part in answer], len(batches)
         return [np.concatenate(parts[place * each : (place + 1) * each]) for place in range(len(vs))]
 
@@ -150,6 +149,11 @@ class RayPool:
     def size(self) -> int:
         """How many replicas there are to be."""
         return self._wanted
+
+    @property
+    def share(self) -> int:
+        """How many replicas are for who asks now, beside the others who ask; one at least."""
+        return max(1, self._wanted // (1 + self._asking))
 
     @property
     def busy(self) -> int:
@@ -195,8 +199,35 @@ class RayPool:
                 raise ClusterError(f"the replicas did not start within {self._start_s:.0f} s")
             while_waiting()
 
-    def _ask(self, method: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _ask_each(self, method: str, v: Any, batches: Sequence[Batch], *rest: Any) -> list[Any]:
+        """Return an answer for each batch, in their order.
+
+        Neighbours go to one replica together, as many as leave all replicas busy; what it has not answered in its time
+        is asked again.
+        """
+        pieces = min(len(batches), IN_FLIGHT_EACH * self.share)
+        bounds = [len(batches) * piece // pieces for piece in range(pieces + 1)]
+        missing = [batches[begin:end] for begin, end in pairwise(bounds)]
+        answers: list[list[Any]] = [[] for _ in missing]
+        while any(missing):
+            open_ones = [place for place, left in enumerate(missing) if left]
+            came = self._ask("ask_each", [(method, v, missing[place], *rest) for place in open_ones])
+            for place, part in zip(open_ones, came, strict=True):
+                answers[place] += part
+                missing[place] = missing[place][len(part) :]
+        return [one for part in answers for one in part]
+
+    def _ask(self, way: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send each request to the least busy replica and return the answers in the order of the requests."""
+        with self._turn:
+            self._asking += 1
+        try:
+            return self._answers(way, requests)
+        finally:
+            with self._turn:
+                self._asking -= 1
+
+    def _answers(self, way: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = [None] * len(requests)
         waiting = deque(range(len(requests)))
         under_way: dict[Any, tuple[int, Any]] = {}
@@ -205,7 +236,7 @@ class RayPool:
             while waiting or under_way:
                 while waiting and (replica := self._take(wait=not under_way)) is not None:
                     index = waiting.popleft()
-                    under_way[replica.ask.remote(method, *requests[index])] = (index, replica)
+                    under_way[getattr(replica, way).remote(*requests[index])] = (index, replica)
                 ready, _ = ray.wait(list(under_way), num_returns=1, timeout=self._timeout_s)
                 answer = ready[0] if ready else next(iter(under_way))
                 index, replica = under_way[answer]
@@ -286,29 +317,6 @@ class RayPool:
         with contextlib.suppress(Exception):
             ray.kill(replica)
         self._spawn()
-
-
-class _Host:
-    """The actor: a replica whose weights and images Ray opens without copying them."""
-
-    def __init__(self, module: Packed, names: Sequence[str], *arrays: NDArray[np.uint8], **settings: Any) -> None:
-        decks = dict(zip(names, arrays, strict=True))
-        self._replica = Replica(module.unpack(), decks, tuned=True, **settings)
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._replica, method)(*arguments)
-
-
-def _sendable_module(module: nn.Module, images: NDArray[np.uint8]) -> Packed:
-    """Return what replicas are made from: the classifier made fast, a graph if it can be one, its weights apart."""
-    pixels = first_pixels(images)
-    return pack(as_graph(tune(module, pixels), pixels))
-
-
-def _sendable(v: Tensor) -> Any:
-    """Return what to pass: small arrays travel inside the call, large ones through the object store, once a node."""
-    array = v.numpy()
-    return ray.put(array) if array.nbytes > LARGE_BYTES else array
 
 
 def _cannot_be_made(error: RayError) -> bool:
