@@ -93,7 +93,7 @@ def actor_with_torch() -> int:
 def most_private() -> int:
     """Return the private memory of the largest of this driver's replicas, bytes."""
     children = psutil.Process().children(recursive=True)
-    return max(child.memory_full_info().uss for child in children if "Host" in " ".join(child.cmdline()))
+    return max(child.memory_full_info().uss for child in children if "ray::Host" in " ".join(child.cmdline()))
 
 
 def private_of(modules: str) -> int:

@@ -4,7 +4,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -17,7 +16,7 @@ from uapray.attack.projection import length
 from uapray.attack.rules import State
 from uapray.config import Budget, Search
 from uapray.pace import Pace
-from uapray.panel import Member, verdict
+from uapray.panel import Member, at_once, verdict
 from uapray.pool import Deck
 
 HEAT = 4  # one of so many starts goes on after a heat
@@ -217,8 +216,7 @@ def search(walk: Walk, task: Task, settings: Search, so_far: Snapshot | None = N
         def advance(start: Start, until: int = until, aimed: bool = leg.heat) -> Start:
             return walk.advance(start, until, start.aim if aimed else task.objective)
 
-        with ThreadPoolExecutor(len(now.starts)) as threads:
-            moved = tuple(threads.map(advance, now.starts))
+        moved = at_once(advance, now.starts)
         pairs = list(zip(moved, now.starts, strict=True))
         walked += (until - made) * len(pairs)
         now = replace(

@@ -16,6 +16,7 @@ from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.pool import Deck, ReplicaPool, predicted
 from uapray.replica import Batch
 
+Asked = TypeVar("Asked")
 T = TypeVar("T")
 
 
@@ -86,12 +87,12 @@ def gradient(
 
     if len(members) == 1:
         return ask(members[0])
-    return add_in_order(map(_with_weight, _at_once(ask, members), (member.weight for member in members)))
+    return add_in_order(map(_with_weight, at_once(ask, members), (member.weight for member in members)))
 
 
 def verdict(members: Sequence[Member], v: Tensor, objective: Objective) -> Verdict:
     """Judge a perturbation on the validation part, after clipping to valid pixels."""
-    each = _at_once(partial(_verdict, v=v, objective=objective), members)
+    each = at_once(partial(_verdict, v=v, objective=objective), members)
     targeted = [one.targeted_success_rate for one in each if one.targeted_success_rate is not None]
     return Verdict(
         fooling_rate=float(np.mean([one.fooling_rate for one in each])),
@@ -129,9 +130,9 @@ def _with_weight(update: PartialUpdate, weight: float) -> PartialUpdate:
     return PartialUpdate(update.total * (weight / length) if length > 0 else update.total, update.count)
 
 
-def _at_once(ask: Callable[[Member], T], members: Sequence[Member]) -> list[T]:
-    """Ask all classifiers at the same time; answers in the order of the members."""
-    if len(members) == 1:
-        return [ask(members[0])]
-    with ThreadPoolExecutor(len(members)) as threads:
-        return list(threads.map(ask, members))
+def at_once(ask: Callable[[Asked], T], those: Sequence[Asked]) -> tuple[T, ...]:
+    """Ask all at the same time; answers in their order."""
+    if len(those) == 1:
+        return (ask(those[0]),)
+    with ThreadPoolExecutor(len(those)) as threads:
+        return tuple(threads.map(ask, those))

@@ -102,7 +102,7 @@ def mayhem(kills: int, seed: int, passes: int, seeds: int, tmp_path: Path) -> No
 
 def is_replica(process: psutil.Process) -> bool:
     try:
-        return "Host" in " ".join(process.cmdline())
+        return "ray::Host" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 

@@ -69,7 +69,7 @@ def replica_processes() -> list[psutil.Process]:
 
 def is_replica(process: psutil.Process) -> bool:
     try:
-        return "Host" in " ".join(process.cmdline())
+        return "ray::Host" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 

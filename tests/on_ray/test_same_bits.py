@@ -9,6 +9,7 @@ import psutil
 import pytest
 import ray
 import torch
+from hurried_host import HurriedHost
 from ray.util import placement_group, remove_placement_group
 from torch import nn
 
@@ -168,6 +169,48 @@ def test_threads_share_a_pool(classifier: Classifier, images: ImageSet) -> None:
     assert all(torch.equal(alone.total, total) for total in together)
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_rounds_of_several_batches_are_the_same_in_one_place_and_dealt(
+    replicas: int, classifier: Classifier, images: ImageSet
+) -> None:
+    """One start on one replica makes them there; on three, each batch goes to another one."""
+    settings: dict[str, object] = {"rule": "spgd", "batch_size": 8, "round_size": 24, "starts": 1}
+    here = found(classifier, images, Resources("local"), **settings)
+    there = found(classifier, images, Resources("ray", replicas=replicas), **settings)
+    assert torch.equal(here.perturbation, there.perturbation)
+    assert here.history == there.history
+
+
+def test_what_a_replica_had_no_time_for_is_asked_again(
+    classifier: Classifier, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, v = in_turn("train", np.arange(len(images))), torch.full((1, *SIZE), 0.02)
+    with open_pool(classifier, {"train": images}, Resources("local")) as pool:
+        logits, gradient = pool.logits(v, batches), pool.gradient(v, batches, Objective(target=0))
+        settings: dict[str, object] = {"rule": "spgd", "starts": 1}
+        here = found(classifier, images, Resources("local"), **settings)
+    monkeypatch.setattr("uapray.on_ray.pool.Host", HurriedHost)
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=1)) as pool:
+        assert np.array_equal(pool.logits(v, batches), logits)
+        assert torch.equal(pool.gradient(v, batches, Objective(target=0)).total, gradient.total)
+    there = found(classifier, images, Resources("ray", replicas=1), **settings)
+    assert torch.equal(here.perturbation, there.perturbation)
+    assert here.history == there.history
+
+
+def test_each_who_asks_has_a_share_of_the_replicas(classifier: Classifier, images: ImageSet) -> None:
+    with open_pool(classifier, {"train": images}, Resources("ray", replicas=3)) as pool:
+        assert pool.share == 3
+        asking = threading.Thread(target=lambda: pool.logits(None, in_turn("train", np.arange(len(images))) * 40))
+        asking.start()
+        shares = set()
+        while asking.is_alive():
+            shares.add(pool.share)
+        asking.join()
+        assert pool.share == 3
+    assert 1 in shares
+
+
 def test_an_error_of_a_replica_is_its_own_and_costs_nobody_a_turn(classifier: Classifier, images: ImageSet) -> None:
     with open_pool(classifier, {"train": images}, Resources("ray", replicas=2)) as pool:
         for _ in range(5):  # a turn kept each time would leave none
@@ -204,7 +247,7 @@ def test_more_replicas_than_the_cluster_holds_are_refused(classifier: Classifier
 def _replica_processes() -> list[int]:
     """Return the processes of the replicas that this test's Ray runs."""
     children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if "Host" in " ".join(child.cmdline())]
+    return [child.pid for child in children if "ray::Host" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("name", ["uint8", "jpeg:40", "resize:0.5+uint8"])
