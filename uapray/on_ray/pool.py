@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -112,14 +113,16 @@ class RayPool:
     ) -> PartialUpdate:
         """Return the gradients of all batches, added in the order of the batches."""
         sent, towards = sendable(v), None if along is None else sendable(along)
-        return add_in_order(self._ask_each("gradient", sent, batches, objective, towards))
+        (parts,) = self._ask_each("gradient", [sent], batches, objective, towards)
+        return add_in_order(parts)
 
     def logits(
         self, v: Tensor | None, batches: Sequence[Batch], rendering: Rendering | None = None
     ) -> NDArray[np.float32]:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         sent = None if v is None else sendable(v)
-        return np.concatenate(self._ask_each("logits", sent, batches, rendering))
+        (parts,) = self._ask_each("logits", [sent], batches, rendering)
+        return np.concatenate(parts)
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as one replica makes in a few seconds and one at least."""
@@ -135,10 +138,7 @@ class RayPool:
 
     def population(self, vs: Sequence[Tensor], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
         """Return for each perturbation the logits ``(n, k)`` of all images, in the order of the batches."""
-        sent = [sendable(v) for v in vs]
-        answers = self._ask("ask_each", [("logits", one, [batch]) for one in sent for batch in batches])
-        parts, each = [part for answer in answers for part in answer], len(batches)
-        return [np.concatenate(parts[place * each : (place + 1) * each]) for place in range(len(vs))]
+        return [np.concatenate(parts) for parts in self._ask_each("logits", [sendable(v) for v in vs], batches)]
 
     def replicas(self) -> list[Any]:
         """Return the handles of the actors, those included that are not up yet."""
@@ -199,23 +199,26 @@ class RayPool:
                 raise ClusterError(f"the replicas did not start within {self._start_s:.0f} s")
             while_waiting()
 
-    def _ask_each(self, method: str, v: Any, batches: Sequence[Batch], *rest: Any) -> list[Any]:
-        """Return an answer for each batch, in their order.
+    def _ask_each(self, method: str, vs: Sequence[Any], batches: Sequence[Batch], *rest: Any) -> list[list[Any]]:
+        """Return for each perturbation an answer for each batch, in their order.
 
         Neighbours go to one replica together, as many as leave all replicas busy; what it has not answered in its time
         is asked again.
         """
-        pieces = min(len(batches), IN_FLIGHT_EACH * self.share)
+        pieces = min(len(batches), math.ceil(IN_FLIGHT_EACH * self.share / max(1, len(vs))))
         bounds = [len(batches) * piece // pieces for piece in range(pieces + 1)]
-        missing = [batches[begin:end] for begin, end in pairwise(bounds)]
+        missing = [(v, batches[begin:end]) for v in vs for begin, end in pairwise(bounds)]
         answers: list[list[Any]] = [[] for _ in missing]
-        while any(missing):
-            open_ones = [place for place, left in enumerate(missing) if left]
-            came = self._ask("ask_each", [(method, v, missing[place], *rest) for place in open_ones])
-            for place, part in zip(open_ones, came, strict=True):
+        while places := [place for place, (_, left) in enumerate(missing) if left]:
+            came = self._ask("ask_each", [(method, *missing[place], *rest) for place in places])
+            for place, part in zip(places, came, strict=True):
+                v, left = missing[place]
                 answers[place] += part
-                missing[place] = missing[place][len(part) :]
-        return [one for part in answers for one in part]
+                missing[place] = v, left[len(part) :]
+        return [
+            [one for part in answers[first : first + pieces] for one in part]
+            for first in range(0, len(answers), pieces)
+        ]
 
     def _ask(self, way: str, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send each request to the least busy replica and return the answers in the order of the requests."""
