@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     asked = parser.parse_args()
 
-    from uapray.on_ray.pool import ALLOCATOR
+    from uapray.on_ray.host import ENVIRONMENT
     from uapray.on_ray.session import session
 
     careful = Bare("careful", asked.architecture, asked.size, {})
-    bare = [Bare("bare", asked.architecture, asked.size, ALLOCATOR) for _ in range(2)]
+    bare = [Bare("bare", asked.architecture, asked.size, ENVIRONMENT) for _ in range(2)]
     images, module = victim(asked.architecture, asked.size)
     with session("local", cpus=4):
         from uapray.on_ray.pool import RayPool
