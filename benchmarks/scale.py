@@ -325,6 +325,9 @@ def main() -> None:
     parser.add_argument("--transfer-ms", type=float, default=2.0, help="what an answer is on its way")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])
     parser.add_argument("--batches-a-round", type=int, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--trials-each", type=float, default=2.0, help="trials in flight for each replica, as grids have"
+    )
     parser.add_argument("--drivers", type=int, default=1, help="drivers that share the replicas; one of them is run")
     parser.add_argument("--seconds", type=float, default=10.0)
     asked = parser.parse_args()
@@ -343,7 +346,7 @@ def main() -> None:
         print("replicas  trials  busy   batches/s  driver's processor  its share of a core  full at")
         for total in asked.replicas:
             replicas = max(1, total // asked.drivers)
-            trials = max(1, -(-2 * replicas // batches))
+            trials = max(1, math.ceil(asked.trials_each * replicas))
             row = run(costs, asked, replicas, trials, batches)
             print(
                 f"{replicas:8}  {trials:6}  {row.busy:4.0%}  {row.answers_per_s:9.0f}  {1e3 * row.cpu_s:10.2f} ms/batch"

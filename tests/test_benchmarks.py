@@ -27,7 +27,7 @@ def test_throughput_prints_its_ratios() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_scale_prints_how_busy_replicas_are_and_where_a_driver_is_full() -> None:
-    words = ["--size", 32, "--batch-ms", 20, "--replicas", 1, 2, "--batches-a-round", 1, "--seconds", 0.5]
+    words = ["--size", 32, "--batch-ms", 20, "--replicas", 1, 2, "--batches-a-round", 1, "--images", 300]
     rows = [line.split() for line in printed("scale.py", *words).splitlines() if line.endswith("replicas")]
     assert [row[0] for row in rows] == ["1", "2"]
     assert all(row[2] != "0%" and int(row[-2]) > 0 for row in rows)
