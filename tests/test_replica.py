@@ -155,6 +155,7 @@ def test_images_are_read_and_never_written() -> None:
     replica.gradient(v, batches, Objective())
     replica.logits(v, batches)
     replica.logits(None, batches)
+    replica.likeness(v, batches)
     assert hashlib.sha256(images.tobytes()).hexdigest() == digest
     assert np.array_equal(v, before)
 

@@ -30,6 +30,7 @@ from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
 from uapray.data.images import chosen_images, held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
+from uapray.measures import likeness, visibility
 from uapray.trial import Found, class_index, find, judge, norms, radius, rule_of
 
 RULES = ("spgd", "sga")
@@ -394,6 +395,17 @@ def test_no_perturbation_fools_nobody() -> None:
     assert judged.outcome.clean_accuracy == judged.outcome.robust_accuracy
     assert judged.visibility.psnr is None
     assert (judged.split, judged.target) == ("train", 1)
+
+
+def test_256_images_spread_evenly_say_how_visible_it_is() -> None:
+    images, v = image_set(300, classes=3), noise(0, scale=0.2)
+    arena, _ = arena_of(SmallCNN(), images)
+    some = images.images[np.unique(np.linspace(0, 299, 256).astype(int))]
+    clean = torch.tensor(some).permute(0, 3, 1, 2).float() / 255
+    expected = visibility(likeness(clean, (clean + v).clamp(0, 1)).numpy())
+    found = judge(arena, "train", v, target=None).visibility
+    assert found.ssim == pytest.approx(expected.ssim, abs=1e-6)
+    assert found.psnr == pytest.approx(expected.psnr, abs=1e-5)
 
 
 def test_pixels_are_clipped_before_they_are_judged() -> None:

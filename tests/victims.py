@@ -221,6 +221,9 @@ class CountingPool:
             self.queries.append(sum(len(batch.indices) for batch in batches))
         return self.pool.logits(v, batches, rendering)
 
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        return self.pool.likeness(v, batches)
+
     @property
     def share(self) -> int:
         return self.pool.share

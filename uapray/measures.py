@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-VISIBILITY_IMAGES = 256
-VISIBILITY_BATCH = 8  # SSIM keeps some twenty copies of a batch
+SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,23 +225,29 @@ def spread(count: int, at_most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, at_most).astype(np.int64))
 
 
-def visibility(images: NDArray[np.uint8], v: torch.Tensor) -> Visibility:
-    """Compare images with their perturbed selves.
+def likeness(clean: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
+    """Return how like its former self each image is: its PSNR in dB (infinity if nothing changed), and its SSIM.
+
+    SSIM as Wang et al. (2004, section III.C): a Gaussian window of 11 pixels, wherever it lies within the image; of
+    smaller images a smaller one.
 
     Args:
-        images: uint8 ``(n, h, w, c)``; of more than 256 so many are taken, evenly spread.
-        v: Perturbation, float32 ``(c, h, w)``, pixel units.
-    """
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+        clean: Images ``(n, c, h, w)`` in [0, 1].
+        perturbed: The same, perturbed and clipped.
 
-    psnr, ssim = [], []
-    taken = spread(len(images), VISIBILITY_IMAGES)
-    for first in range(0, len(taken), VISIBILITY_BATCH):
-        clean = torch.tensor(images[taken[first : first + VISIBILITY_BATCH]]).permute(0, 3, 1, 2).float() / 255
-        perturbed = (clean + v).clamp(0, 1)
-        each = peak_signal_noise_ratio(perturbed, clean, data_range=1.0, dim=(1, 2, 3), reduction="none")
-        psnr.append(torch.as_tensor(each))
-        similar = structural_similarity_index_measure(perturbed, clean, data_range=1.0, reduction="none")
-        ssim.append(torch.as_tensor(similar).reshape(-1))
-    changed = torch.cat(psnr)[torch.isfinite(torch.cat(psnr))]
-    return Visibility(float(changed.mean()) if len(changed) else None, float(torch.cat(ssim).mean()))
+    Returns:
+        ``(n, 2)``.
+    """
+    from kornia.metrics import psnr, ssim
+
+    least = min(clean.shape[2:])
+    window = min(SSIM_WINDOW, least - 1 + least % 2)
+    similar = ssim(perturbed, clean, window, eps=0.0, padding="valid").mean((1, 2, 3))
+    return torch.stack([torch.stack([psnr(*pair, 1.0) for pair in zip(perturbed, clean, strict=True)]), similar], 1)
+
+
+def visibility(each: NDArray[np.float32]) -> Visibility:
+    """Return the means over images of what `likeness` says of each, ``(n, 2)``."""
+    ratios, similar = each.astype(np.float64).T
+    changed = ratios[np.isfinite(ratios)]
+    return Visibility(float(changed.mean()) if len(changed) else None, float(similar.mean()))

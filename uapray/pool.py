@@ -47,6 +47,10 @@ class ReplicaPool(Protocol):
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         ...
 
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return how like its clean self each perturbed image is, ``(n, 2)``; see ``measures.likeness``."""
+        ...
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as one replica makes in a few seconds and one at least; see ``Replica.ascend``."""
         ...
@@ -91,6 +95,11 @@ class LocalPool:
         """Return the logits ``(n, k)`` of all images, in the order of the batches."""
         with self._one_at_a_time:
             return np.concatenate(self._replica.logits(None if v is None else v.numpy(), batches, rendering))
+
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return how like its clean self each perturbed image is, ``(n, 2)``."""
+        with self._one_at_a_time:
+            return np.concatenate(self._replica.likeness(v.numpy(), batches))
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as take a few seconds and one at least."""
@@ -167,7 +176,6 @@ def predicted(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     return classes
 
 
-def in_turn(name: str, rows: NDArray[np.int64]) -> list[Batch]:
+def in_turn(name: str, rows: NDArray[np.int64], size: int = FORWARD_BATCH_SIZE) -> list[Batch]:
     """Return batches that visit rows of an array once, in their order, without reference."""
-    size = FORWARD_BATCH_SIZE
     return [Batch(name, rows[first : first + size]) for first in range(0, len(rows), size)]

@@ -62,6 +62,10 @@ class RememberingPool:
         """See ``ReplicaPool.gradient``; not kept."""
         return self._pool.gradient(v, batches, objective, along)
 
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """See ``ReplicaPool.likeness``; not kept."""
+        return self._pool.likeness(v, batches)
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """See ``ReplicaPool.ascend``; not kept."""
         return self._pool.ascend(state, images, first, how)

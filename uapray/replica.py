@@ -16,6 +16,7 @@ from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting, visit
 from uapray.config import FP32, Arithmetic
 from uapray.errors import TrialError
+from uapray.measures import likeness
 from uapray.models.arithmetic import compiled, gpu_arithmetic
 from uapray.models.tuning import tune
 from uapray.rendering import Rendering
@@ -99,6 +100,12 @@ class Replica:
             moved = None if v is None else self._perturbation(v)
             return [self._logits(moved, batch, rendering).float().cpu().numpy() for batch in batches]
 
+    def likeness(self, v: NDArray[np.float32], batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+        """Return for each batch how like its clean self each perturbed image is; as ``measures.likeness``."""
+        with self._settled(), torch.inference_mode():
+            moved = self._perturbation(v)
+            return [self._likeness(moved, batch).cpu().numpy() for batch in batches]
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds until their images are used up or two seconds are over; as ``attack.ascent.ascend``.
 
@@ -176,6 +183,10 @@ class Replica:
         moved = pixels if v is None else pixels.add_(v).clamp_(0, 1)
         logits: Tensor = self._module(moved if rendering is None else rendering(moved))
         return logits
+
+    def _likeness(self, v: Tensor, batch: Batch) -> Tensor:
+        clean = self._pixels(batch)
+        return likeness(clean, (clean + v).clamp_(0, 1))
 
     def _pixels(self, batch: Batch) -> Tensor:
         """Return the batch in [0, 1], float32 ``(b, c, h, w)``, channels last in memory."""

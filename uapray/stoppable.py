@@ -48,6 +48,11 @@ class StoppablePool:
         self.check()
         return self.pool.logits(v, batches, rendering)
 
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """See ``ReplicaPool.likeness``."""
+        self.check()
+        return self.pool.likeness(v, batches)
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """See ``ReplicaPool.ascend``."""
         self.check()

@@ -19,7 +19,7 @@ from uapray.config import BLACK_BOX, SEQUENTIAL, Search, Threat
 from uapray.coordinator import LEAST_HEAT, Measurement, Snapshot, Task, Walk, search
 from uapray.data.images import ImageSet, held_out
 from uapray.errors import ConfigError, DataError, TrialError
-from uapray.measures import Outcome, Visibility, visibility
+from uapray.measures import Outcome, Visibility, spread, visibility
 from uapray.pace import pace_of
 from uapray.panel import Member, rate
 from uapray.pool import Deck, ReplicaPool, in_turn, predicted
@@ -28,6 +28,9 @@ from uapray.rounds import Rounds, leaves_out, screened_on
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 from uapray.steady import one_thread
+
+LIKENESS_IMAGES = 256  # PSNR and SSIM are the mean of so many at most, evenly spread
+LIKENESS_BATCH = 8  # SSIM keeps some twenty copies of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +358,9 @@ def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None)
     images, clean = arena.images[split], arena.clean_logits(split)
     perturbed = arena.pool.logits(perturbation, in_turn(split, np.arange(len(images))))
     outcome = Outcome(images.labels, predicted(clean), predicted(perturbed), len(images.class_names))
-    return Judgement(split, outcome, visibility(images.images, perturbation), target, clean, perturbed)
+    some = in_turn(split, spread(len(images), LIKENESS_IMAGES), LIKENESS_BATCH)
+    seen = visibility(arena.pool.likeness(perturbation, some))
+    return Judgement(split, outcome, seen, target, clean, perturbed)
 
 
 def judge_rendered(arena: Arena, split: str, perturbation: Tensor, rendering: Rendering) -> Outcome:

@@ -187,11 +187,13 @@ def test_what_a_replica_had_no_time_for_is_asked_again(
     batches, v = in_turn("train", np.arange(len(images))), torch.full((1, *SIZE), 0.02)
     with open_pool(classifier, {"train": images}, Resources("local")) as pool:
         logits, gradient = pool.logits(v, batches), pool.gradient(v, batches, Objective(target=0))
+        likeness = pool.likeness(v, batches)
         settings: dict[str, object] = {"rule": "spgd", "starts": 1}
         here = found(classifier, images, Resources("local"), **settings)
     monkeypatch.setattr("uapray.on_ray.pool.Host", HurriedHost)
     with open_pool(classifier, {"train": images}, Resources("ray", replicas=1)) as pool:
         assert np.array_equal(pool.logits(v, batches), logits)
+        assert np.array_equal(pool.likeness(v, batches), likeness)
         assert torch.equal(pool.gradient(v, batches, Objective(target=0)).total, gradient.total)
     there = found(classifier, images, Resources("ray", replicas=1), **settings)
     assert torch.equal(here.perturbation, there.perturbation)

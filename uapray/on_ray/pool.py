@@ -124,6 +124,11 @@ class RayPool:
         (parts,) = self._ask_each("logits", [sent], batches, rendering)
         return np.concatenate(parts)
 
+    def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Return how like its clean self each perturbed image is, ``(n, 2)``, in the order of the batches."""
+        (parts,) = self._ask_each("likeness", [sendable(v)], batches)
+        return np.concatenate(parts)
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as one replica makes in a few seconds and one at least."""
         came: Ascent
