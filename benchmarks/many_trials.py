@@ -33,7 +33,7 @@ from uapray.trial import Arena, class_index, find, judge
 GRID = """
 name: many
 data: [{{uri: "phantom:chest?images={images}&size={size}"}}]
-classifiers: [{{architecture: small-cnn, initial_weights: random, recipe: {{base: quick, epochs: 1}}}}]
+classifiers: [{{architecture: {architecture}, initial_weights: random, recipe: {{base: quick, epochs: 1}}}}]
 rules: [{{rule: spgd, budget: {{max_epochs: {passes}}}}}]
 seeds: {seeds}
 """
@@ -53,15 +53,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--passes", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--architecture", default="small-cnn")
     parser.add_argument("--whole", action="store_true", help="judge trials as grids do unless told otherwise")
     parser.add_argument("--bare-trials", type=int, help="run so few of them bare, and count each for several")
     asked = parser.parse_args()
     torch.set_num_threads(1)
 
-    text = GRID.format(size=asked.size, images=asked.images, passes=asked.passes, seeds=list(range(asked.trials)))
+    seeds = list(range(asked.trials))
+    text = GRID.format(**vars(asked), seeds=seeds)
     text += "" if asked.whole else LITTLE
     plan = plan_grid(parse_grid(text, origin="many_trials"))
-    alone = plan_grid(parse_grid(text.replace(str(list(range(asked.trials))), "[1000000]"), origin="warm up"))
+    alone = plan_grid(parse_grid(text.replace(str(seeds), "[1000000]"), origin="warm up"))
     count = asked.bare_trials or asked.trials
     if not asked.whole:
         with ProcessPoolExecutor(asked.cores, mp_context=get_context("spawn")) as loops:

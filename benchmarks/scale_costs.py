@@ -1,6 +1,6 @@
 """What very many trials cost: time of GPUs, requests to S3, bytes, and the drivers that it takes.
 
-    python benchmarks/scale_costs.py [--trials 1000000] [--gpus 1000] [--gpus-a-driver 50]
+    python benchmarks/scale_costs.py [--trials 1000000] [--gpus 1000] [--gpus-a-driver 28]
 
 It runs one small trial into a folder and counts what it writes; the rest is arithmetic on the options, which are
 assumptions: prices are those of nobody in particular, in dollars.
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1_000_000)
     parser.add_argument("--gpus", type=int, default=1000)
-    parser.add_argument("--gpus-a-driver", type=float, default=50.0)
+    parser.add_argument("--gpus-a-driver", type=float, default=28.0)
     parser.add_argument("--image-gradients", type=int, default=10_000, help="of a trial: two passes of 5,000 images")
     parser.add_argument("--image-queries", type=int, default=14_000, help="of a trial, 9,728 of them for controls")
     parser.add_argument("--batch-ms", type=float, default=50.0, help="gradients of 16 images; predictions take a third")
