@@ -28,7 +28,7 @@ import torch
 import uapray.on_ray.host as host_module
 import uapray.on_ray.pool as pool_module
 from uapray.api import search_settings
-from uapray.attack.ascent import Ascending, Ascent
+from uapray.ascent import Ascending, Ascent
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import Rule, State
 from uapray.config import BLACK_BOX, SEQUENTIAL, STEP_SIZES, Threat
@@ -170,9 +170,9 @@ class SleepingReplica:
         return self._after(len(batches) * each, 0.0, method, tuple(len(batch.indices) for batch in batches))
 
     def _ascend(self, _state: State, images: Batch, _first: int, how: Ascending) -> Future[Answer]:
-        ray, batches = self._ray, how.batches_a_round
+        ray, batches = self._ray, how.pace.batches_a_round
         each = batches * ray.batch_s + ray.costs.step_s
-        rounds = min(len(images.indices) // how.round_size, math.ceil(ANSWER_S / each))
+        rounds = min(len(images.indices) // how.pace.round_size, math.ceil(ANSWER_S / each))
         ray.gradients += rounds * batches
         return self._after(rounds * batches * ray.batch_s, rounds * ray.costs.step_s, "ascend", (rounds,))
 

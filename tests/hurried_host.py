@@ -16,5 +16,5 @@ class HurriedHost(Host):
     def ask(self, method: str, *arguments: Any) -> Any:
         if method == "ascend":
             state, images, first, how = arguments
-            arguments = (state, images.part(slice(how.round_size)), first, how)
+            arguments = (state, images.part(slice(how.pace.round_size)), first, how)
         return super().ask(method, *arguments)

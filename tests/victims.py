@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uapray.attack.ascent import Ascending, Ascent
+from uapray.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State
@@ -231,7 +231,7 @@ class CountingPool:
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         came = self.pool.ascend(state, images, first, how)
         with self._lock:
-            made = images.indices[: came.rounds * how.round_size].reshape(-1, how.batch_size)
+            made = images.indices[: came.rounds * how.pace.round_size].reshape(-1, how.pace.batch_size)
             self.gradients.extend(map(tuple, made.tolist()))
             self.objectives.extend([how.objective] * came.rounds)
         return came

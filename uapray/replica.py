@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uapray.attack.ascent import Ascending, Ascent, ascend
+from uapray.ascent import Ascending, Ascent, ascend
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.rules import State
@@ -107,7 +107,7 @@ class Replica:
             return [self._likeness(moved, batch).cpu().numpy() for batch in batches]
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
-        """Make rounds until their images are used up or two seconds are over; as ``attack.ascent.ascend``.
+        """Make rounds until their images are used up or two seconds are over; as ``ascent.ascend``.
 
         Args:
             state: Where the search stands.
@@ -117,8 +117,8 @@ class Replica:
         """
 
         def gradient(point: Tensor, places: slice) -> PartialUpdate:
-            begins = range(places.start, places.stop, how.batch_size)
-            batches = [images.part(slice(begin, begin + how.batch_size)) for begin in begins]
+            size = how.pace.batch_size
+            batches = [images.part(slice(begin, begin + size)) for begin in range(places.start, places.stop, size)]
             return add_in_order(self.gradient(point.numpy(), batches, how.objective))
 
         return ascend(gradient, state, len(images.indices), first, how, ANSWER_S)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray import panel
-from uapray.attack.ascent import Ascending, Ascent
+from uapray.ascent import Ascending, Ascent
 from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import extend
@@ -115,8 +115,7 @@ class Rounds:
     def _ascend(self, state: State, asked: Sequence[NDArray[np.int64]], first: int, aim: Objective) -> Ascent:
         deck, pace = self.task.source, self.pace
         (images,) = deck.dealt(np.concatenate(asked), len(asked) * pace.round_size)
-        how = Ascending(self.rule.step, aim, pace.batch_size, pace.batches_a_round, pace.rounds_an_epoch)
-        return self.task.members[0].pool.ascend(state, images, first, how)
+        return self.task.members[0].pool.ascend(state, images, first, Ascending(self.rule.step, aim, pace))
 
     def candidate(self, start: Start) -> Tensor:
         """Return the surface point that a start points to."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor, nn
 
-from uapray.attack.ascent import Ascending, Ascent
+from uapray.ascent import Ascending, Ascent
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.rules import State

@@ -9,6 +9,7 @@ from torch import Tensor
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State, Step
+from uapray.pace import Pace
 from uapray.steady import one_thread
 
 # The gradients of the images at some places, taken at a point ``(c, h, w)``.
@@ -22,21 +23,12 @@ class Ascending:
     Attributes:
         step: How the gradients of a round move the perturbation.
         objective: What is to be raised.
-        batch_size: Images of a batch.
-        batches_a_round: Batches between two changes of the perturbation.
-        rounds_an_epoch: Rounds of one pass.
+        pace: How a pass is divided into rounds and batches.
     """
 
     step: Step
     objective: Objective
-    batch_size: int
-    batches_a_round: int
-    rounds_an_epoch: int
-
-    @property
-    def round_size(self) -> int:
-        """Images of a round."""
-        return self.batches_a_round * self.batch_size
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +60,11 @@ def ascend(gradient: Gradient, state: State, images: int, first: int, how: Ascen
     Raises:
         TrialError: If a gradient is not finite.
     """
-    over, made = time.monotonic() + seconds, 0
-    for begin in range(0, images, how.round_size):
-        update = gradient(state.point, slice(begin, begin + how.round_size))
+    over, size, made = time.monotonic() + seconds, how.pace.round_size, 0
+    for begin in range(0, images, size):
+        update = gradient(state.point, slice(begin, begin + size))
         with one_thread():
-            state = how.step(state, update.finite(), (first + made) / how.rounds_an_epoch)
+            state = how.step(state, update.finite(), (first + made) / how.pace.rounds_an_epoch)
         made += 1
         if time.monotonic() >= over:
             break

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from victims import noise
 
-from uapray.attack.ascent import Ascending, Ascent, ascend
+from uapray.ascent import Ascending, Ascent, ascend
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import Rule, State, cosine_uap, df_uap, sga, spgd
 from uapray.errors import TrialError
+from uapray.pace import Pace
 
 SHAPE = (3, 4, 5)
 orders = st.sampled_from([2.0, math.inf])
@@ -49,7 +50,7 @@ def by_hand(rule: Rule, rounds: int, size: int) -> State:
 
 
 def how_of(rule: Rule, size: int, batches: int) -> Ascending:
-    return Ascending(rule.step, Objective(), size // batches, batches, rounds_an_epoch=4)
+    return Ascending(rule.step, Objective(), Pace(size // batches, batches, rounds_an_epoch=4, legs_an_epoch=1))
 
 
 def same(one: State, other: State) -> bool:
