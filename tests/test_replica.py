@@ -1,4 +1,5 @@
 import hashlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from victims import HEIGHT, WIDTH, Linear, SmallCNN, grey_levels, noise, unit_pixels
 
+from uapray.attack.control import Draw, matched_controls
 from uapray.attack.objective import Objective
 from uapray.replica import Batch, Replica
 
@@ -156,6 +158,7 @@ def test_images_are_read_and_never_written() -> None:
     replica.logits(v, batches)
     replica.logits(None, batches)
     replica.likeness(v, batches)
+    replica.drawn(v, [Draw(kind, math.inf, seed=1) for kind in matched_controls(math.inf)], batches)
     assert hashlib.sha256(images.tobytes()).hexdigest() == digest
     assert np.array_equal(v, before)
 

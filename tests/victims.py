@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uapray.ascent import Ascending, Ascent
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State
@@ -17,7 +18,7 @@ from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
 from uapray.rendering import Rendering
-from uapray.replica import Batch, Replica
+from uapray.replica import Batch, Drawn, Replica
 from uapray.trial import Arena
 
 HEIGHT, WIDTH = 8, 7
@@ -223,6 +224,11 @@ class CountingPool:
 
     def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
         return self.pool.likeness(v, batches)
+
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        with self._lock:
+            self.queries.extend([sum(len(batch.indices) for batch in batches)] * len(draws))
+        return self.pool.drawn(v, draws, batches)
 
     @property
     def share(self) -> int:

@@ -1,15 +1,19 @@
 """Matched controls: what chance does that shares something with the perturbation, on the same images."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from uapray.attack.control import matched_controls
+from uapray.attack.control import Draw, matched_controls
 from uapray.measures import Outcome, Rate, p_value, spread
+from uapray.pool import in_turn, predicted
 from uapray.records import key_of
-from uapray.trial import Arena, norms, predictions
+from uapray.replica import Drawn
+from uapray.trial import Arena, predictions
+
+DRAWS_EACH = 4  # that a replica is asked about before the watcher hears
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,24 +92,28 @@ def judge_controls(
         draws: Of each kind; 0 for no controls at all.
         max_images: Upper limit of the images judged; they are spread evenly over the split.
         seed: Of the trial; a draw follows from it, the kind and the number of the draw alone.
-        watch: Called with the share done after each draw; it may raise to give up.
+        watch: Called with the share done after every few draws; it may raise to give up.
     """
     if not draws:
         return ()
     rows = spread(len(arena.images[split]), max_images)
     observed = predictions(arena, split, perturbation, rows)
-    kinds = matched_controls(p)
-    judged = []
-    for place, (kind, draw) in enumerate(kinds.items()):
-        outcomes, sizes = [], []
-        for number in range(draws):
-            v = draw(perturbation, seed=draw_seed(seed, kind, number))
-            outcomes.append(predictions(arena, split, v, rows))
-            sizes.append(norms(v))
-            watch((place * draws + number + 1) / (len(kinds) * draws))
-        l2, linf = np.mean(sizes, axis=0)
-        judged.append(Controls(kind, observed, tuple(outcomes), float(l2), float(linf), target))
-    return tuple(judged)
+    asked = [Draw(kind, p, draw_seed(seed, kind, number)) for kind in matched_controls(p) for number in range(draws)]
+    drawn: list[Drawn] = []
+    while len(drawn) < len(asked):
+        next_few = asked[len(drawn) : len(drawn) + DRAWS_EACH * arena.pool.share]
+        drawn += arena.pool.drawn(perturbation, next_few, in_turn(split, rows))
+        watch(len(drawn) / len(asked))
+    return tuple(
+        _summary(asked[first].kind, observed, drawn[first : first + draws], target)
+        for first in range(0, len(drawn), draws)
+    )
+
+
+def _summary(kind: str, observed: Outcome, drawn: Sequence[Drawn], target: int | None) -> Controls:
+    l2, linf = np.mean([(one.l2, one.linf) for one in drawn], axis=0)
+    draws = tuple(replace(observed, perturbed=predicted(one.logits)) for one in drawn)
+    return Controls(kind, observed, draws, float(l2), float(linf), target)
 
 
 def draw_seed(seed: int, kind: str, number: int) -> int:

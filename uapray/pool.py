@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray.ascent import Ascending, Ascent
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.rules import State
@@ -17,7 +18,7 @@ from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import TrialError
 from uapray.measures import spread
 from uapray.rendering import Rendering
-from uapray.replica import Batch, Replica
+from uapray.replica import Batch, Drawn, Replica
 
 FORWARD_BATCH_SIZE = 32
 
@@ -49,6 +50,10 @@ class ReplicaPool(Protocol):
 
     def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """Return how like its clean self each perturbed image is, ``(n, 2)``; see ``measures.likeness``."""
+        ...
+
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """Draw controls of a perturbation on the replicas; return what is said of all images with each."""
         ...
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
@@ -100,6 +105,11 @@ class LocalPool:
         """Return how like its clean self each perturbed image is, ``(n, 2)``."""
         with self._one_at_a_time:
             return np.concatenate(self._replica.likeness(v.numpy(), batches))
+
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """Draw controls of a perturbation; return what is said of all images with each."""
+        with self._one_at_a_time:
+            return self._replica.drawn(v.numpy(), draws, batches)
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as take a few seconds and one at least."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray.ascent import Ascending, Ascent
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State
@@ -15,7 +16,7 @@ from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.errors import StoreError
 from uapray.pool import ReplicaPool
 from uapray.rendering import Rendering
-from uapray.replica import Batch
+from uapray.replica import Batch, Drawn
 
 Logits = NDArray[np.float32]
 
@@ -65,6 +66,10 @@ class RememberingPool:
     def likeness(self, v: Tensor, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """See ``ReplicaPool.likeness``; not kept."""
         return self._pool.likeness(v, batches)
+
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """See ``ReplicaPool.drawn``; not kept."""
+        return self._pool.drawn(v, draws, batches)
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """See ``ReplicaPool.ascend``; not kept."""

@@ -1,5 +1,6 @@
 """One copy of the model with the images, in one process. Knows no Ray."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uapray.ascent import Ascending, Ascent, ascend
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
+from uapray.attack.projection import length
 from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting, visit
 from uapray.config import FP32, Arithmetic
@@ -20,6 +23,7 @@ from uapray.measures import likeness
 from uapray.models.arithmetic import compiled, gpu_arithmetic
 from uapray.models.tuning import tune
 from uapray.rendering import Rendering
+from uapray.steady import one_thread
 
 ANSWER_S = 2.0  # after which a replica begins nothing more before it answers: a run that is to stop waits for it
 
@@ -41,6 +45,21 @@ class Batch:
     def part(self, places: slice) -> "Batch":
         """Return some of the images."""
         return Batch(self.deck, self.indices[places], None if self.reference is None else self.reference[places])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """What is said of one draw of a control.
+
+    Attributes:
+        logits: Of the images with it, ``(n, k)``, in the order of the batches.
+        l2: Its l2 norm, pixel units.
+        linf: Its linf norm, pixel units.
+    """
+
+    logits: NDArray[np.float32]
+    l2: float
+    linf: float
 
 
 class Replica:
@@ -105,6 +124,10 @@ class Replica:
         with self._settled(), torch.inference_mode():
             moved = self._perturbation(v)
             return [self._likeness(moved, batch).cpu().numpy() for batch in batches]
+
+    def drawn(self, v: NDArray[np.float32], draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """Draw controls of a perturbation and return what is said of the batches' images with each."""
+        return [self._drawn(torch.tensor(v), draw, batches) for draw in draws]
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds until their images are used up or two seconds are over; as ``ascent.ascend``.
@@ -183,6 +206,12 @@ class Replica:
         moved = pixels if v is None else pixels.add_(v).clamp_(0, 1)
         logits: Tensor = self._module(moved if rendering is None else rendering(moved))
         return logits
+
+    def _drawn(self, v: Tensor, draw: Draw, batches: Sequence[Batch]) -> Drawn:
+        with one_thread():
+            control = draw.of(v)
+            l2, linf = length(control, p=2), length(control, p=math.inf)
+        return Drawn(np.concatenate(self.logits(control.numpy(), batches)), l2, linf)
 
     def _likeness(self, v: Tensor, batch: Batch) -> Tensor:
         clean = self._pixels(batch)

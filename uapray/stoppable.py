@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray.ascent import Ascending, Ascent
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.pool import ReplicaPool
 from uapray.rendering import Rendering
-from uapray.replica import Batch
+from uapray.replica import Batch, Drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,11 @@ class StoppablePool:
         """See ``ReplicaPool.likeness``."""
         self.check()
         return self.pool.likeness(v, batches)
+
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """See ``ReplicaPool.drawn``."""
+        self.check()
+        return self.pool.drawn(v, draws, batches)
 
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """See ``ReplicaPool.ascend``."""

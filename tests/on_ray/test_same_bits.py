@@ -15,6 +15,7 @@ from torch import nn
 
 import uapray
 from uapray.api import search_settings
+from uapray.attack.control import Draw, matched_controls
 from uapray.attack.objective import Objective
 from uapray.config import FP32, Arithmetic, Threat
 from uapray.data.images import ImageSet
@@ -185,15 +186,19 @@ def test_what_a_replica_had_no_time_for_is_asked_again(
     classifier: Classifier, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches, v = in_turn("train", np.arange(len(images))), torch.full((1, *SIZE), 0.02)
+    draws = [Draw(kind, 2.0, seed) for kind in matched_controls(2.0) for seed in range(2)]
     with open_pool(classifier, {"train": images}, Resources("local")) as pool:
         logits, gradient = pool.logits(v, batches), pool.gradient(v, batches, Objective(target=0))
-        likeness = pool.likeness(v, batches)
+        likeness, drawn = pool.likeness(v, batches), pool.drawn(v, draws, batches)
         settings: dict[str, object] = {"rule": "spgd", "starts": 1}
         here = found(classifier, images, Resources("local"), **settings)
     monkeypatch.setattr("uapray.on_ray.pool.Host", HurriedHost)
     with open_pool(classifier, {"train": images}, Resources("ray", replicas=1)) as pool:
         assert np.array_equal(pool.logits(v, batches), logits)
         assert np.array_equal(pool.likeness(v, batches), likeness)
+        for one, other in zip(pool.drawn(v, draws, batches), drawn, strict=True):
+            assert np.array_equal(one.logits, other.logits)
+            assert (one.l2, one.linf) == (other.l2, other.linf)
         assert torch.equal(pool.gradient(v, batches, Objective(target=0)).total, gradient.total)
     there = found(classifier, images, Resources("ray", replicas=1), **settings)
     assert torch.equal(here.perturbation, there.perturbation)

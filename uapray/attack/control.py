@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +28,25 @@ def matched_controls(p: float) -> Mapping[str, Control]:
         p: Order of the norm whose ball the kind ``random`` is drawn from, 2 or ``math.inf``.
     """
     return {"random": partial(in_its_ball, p=p), "signs": signs, "permuted": permuted, "scrambled": scrambled}
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw of a matched control, to be made where it is asked about: it travels as a number, not as an image.
+
+    Attributes:
+        kind: Name of a control, see `matched_controls`.
+        p: Order of the norm whose ball the kind ``random`` is drawn from.
+        seed: Equal seeds give equal draws.
+    """
+
+    kind: str
+    p: float
+    seed: int
+
+    def of(self, v: Tensor) -> Tensor:
+        """Return the draw for a perturbation ``(c, h, w)``."""
+        return matched_controls(self.p)[self.kind](v, seed=self.seed)
 
 
 def in_its_ball(v: Tensor, *, p: float, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ from uapray.attack.rules import State
 from uapray.models.graph import as_graph
 from uapray.models.tuning import tune
 from uapray.on_ray.shared import Packed, pack
-from uapray.replica import ANSWER_S, Batch, Replica, first_pixels
+from uapray.replica import ANSWER_S, Replica, first_pixels
 
 LARGE_BYTES = 100_000
 # The allocator keeps what it frees: an actor meets the same shapes all its life (1.05 to 1.6 times faster).
@@ -36,11 +36,11 @@ class Host:
         """Return what a method of the replica answers."""
         return getattr(self._replica, method)(*arguments)
 
-    def ask_each(self, method: str, v: Any, batches: Sequence[Batch], *rest: Any) -> list[Any]:
-        """Return what it answers for the first batch, and for those that follow until some seconds are over."""
+    def ask_each(self, method: str, v: Any, items: Sequence[Any], *rest: Any) -> list[Any]:
+        """Return what it answers for the first batch or draw, and for those that follow until some seconds are over."""
         over, answers = time.monotonic() + ANSWER_S, []
-        for batch in batches:
-            answers += getattr(self._replica, method)(v, [batch], *rest)
+        for item in items:
+            answers += getattr(self._replica, method)(v, [item], *rest)
             if time.monotonic() >= over:
                 break
         return answers

@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor, nn
 
 from uapray.ascent import Ascending, Ascent
+from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
 from uapray.attack.rules import State
@@ -28,7 +29,7 @@ from uapray.on_ray.host import ENVIRONMENT, Host, sendable, sendable_module, sen
 from uapray.on_ray.session import expect_room
 from uapray.on_ray.shared import SharedArray, share
 from uapray.rendering import Rendering
-from uapray.replica import Batch
+from uapray.replica import Batch, Drawn
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,11 @@ class RayPool:
         (parts,) = self._ask_each("likeness", [sendable(v)], batches)
         return np.concatenate(parts)
 
+    def drawn(self, v: Tensor, draws: Sequence[Draw], batches: Sequence[Batch]) -> list[Drawn]:
+        """Draw controls of a perturbation on the replicas; return what is said of all images with each."""
+        (answers,) = self._ask_each("drawn", [sendable(v)], draws, batches)
+        return answers
+
     def ascend(self, state: State, images: Batch, first: int, how: Ascending) -> Ascent:
         """Make rounds, as many as one replica makes in a few seconds and one at least."""
         came: Ascent
@@ -204,15 +210,15 @@ class RayPool:
                 raise ClusterError(f"the replicas did not start within {self._start_s:.0f} s")
             while_waiting()
 
-    def _ask_each(self, method: str, vs: Sequence[Any], batches: Sequence[Batch], *rest: Any) -> list[list[Any]]:
-        """Return for each perturbation an answer for each batch, in their order.
+    def _ask_each(self, method: str, vs: Sequence[Any], items: Sequence[Any], *rest: Any) -> list[list[Any]]:
+        """Return for each perturbation an answer for each item, a batch or a draw, in their order.
 
         Neighbours go to one replica together, as many as leave all replicas busy; what it has not answered in its time
         is asked again.
         """
-        pieces = min(len(batches), math.ceil(IN_FLIGHT_EACH * self.share / max(1, len(vs))))
-        bounds = [len(batches) * piece // pieces for piece in range(pieces + 1)]
-        missing = [(v, batches[begin:end]) for v in vs for begin, end in pairwise(bounds)]
+        pieces = min(len(items), math.ceil(IN_FLIGHT_EACH * self.share / max(1, len(vs))))
+        bounds = [len(items) * piece // pieces for piece in range(pieces + 1)]
+        missing = [(v, items[begin:end]) for v in vs for begin, end in pairwise(bounds)]
         answers: list[list[Any]] = [[] for _ in missing]
         while places := [place for place, (_, left) in enumerate(missing) if left]:
             came = self._ask("ask_each", [(method, *missing[place], *rest) for place in places])
