@@ -1,12 +1,13 @@
 """What very many trials cost: time of GPUs, requests to S3, bytes, and the drivers that it takes.
 
-    python benchmarks/scale_costs.py [--trials 1000000] [--gpus 1000] [--gpus-a-driver 28]
+    python benchmarks/scale_costs.py [--trials 1000000] [--gpus 1000] [--gpus-a-driver 70]
 
 It runs one small trial into a folder and counts what it writes; the rest is arithmetic on the options, which are
 assumptions: prices are those of nobody in particular, in dollars.
 """
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1_000_000)
     parser.add_argument("--gpus", type=int, default=1000)
-    parser.add_argument("--gpus-a-driver", type=float, default=28.0)
+    parser.add_argument("--gpus-a-driver", type=float, default=70.0)
     parser.add_argument("--image-gradients", type=int, default=10_000, help="of a trial: two passes of 5,000 images")
     parser.add_argument("--image-queries", type=int, default=14_000, help="of a trial, 9,728 of them for controls")
     parser.add_argument("--batch-ms", type=float, default=50.0, help="gradients of 16 images; predictions take a third")
@@ -69,7 +70,7 @@ def main() -> None:
     each_s = asked.batch_ms / 1e3 / 16
     trial_s = each_s * (asked.image_gradients + asked.image_queries / 3)
     gpu_hours = asked.trials * trial_s / asked.busy / 3600
-    hours, drivers = gpu_hours / asked.gpus, asked.gpus / asked.gpus_a_driver
+    hours, drivers = gpu_hours / asked.gpus, math.ceil(asked.gpus / asked.gpus_a_driver)
     size = rows + 4 * 3 * asked.size**2
     lists = drivers * LISTED_TABLES * asked.trials / KEYS_A_LIST
     puts = asked.trials * objects
@@ -83,7 +84,7 @@ def main() -> None:
     }
     amounts = {
         "GPUs": f"{gpu_hours:,.0f} GPU-hours, {hours:.1f} h on {asked.gpus:,}",
-        "drivers": f"{drivers:.0f}, a core each",
+        "drivers": f"{drivers}, a core each",
         "PUT": f"{puts:,}, {puts / hours / 3600:,.0f} a second",
         "LIST": f"{lists:,.0f}, if all drivers begin once more with the store full",
         "storage, a month": f"{kept / 1e12:.2f} TB",

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from uapray.on_ray.host import Host
-from uapray.replica import Batch
 
 
 class HurriedHost(Host):
     """The actor with no time for more than one answer."""
 
-    def ask_each(self, method: str, v: Any, batches: Sequence[Batch], *rest: Any) -> list[Any]:
-        return super().ask_each(method, v, batches[:1], *rest)
+    def ask_each(self, method: str, v: Any, items: Sequence[Any], *rest: Any) -> list[Any]:
+        return super().ask_each(method, v, items[:1], *rest)
 
     def ask(self, method: str, *arguments: Any) -> Any:
         if method == "ascend":
