@@ -104,8 +104,8 @@ def test_what_starts_are_compared_by_is_part_of_the_key_where_it_is_not_usual() 
         (one,) = plan_grid(grid, opened=lambda uri: data_set(uri, classes=classes)).trials
         return one.trial_id
 
-    assert key(None) == key(256) != key(0)
-    assert key(None, "linf") == key(0, "linf") != key(256, "linf")
+    for norm in ("linf", "l2"):
+        assert key(None, norm) == key(256, norm) != key(0, norm)
     assert key(None, classes="AB") == key(0, classes="AB") != key(256, classes="AB")
     assert key(None, starts=1) == key(0, starts=1) == key(256, starts=1), "one start has no heats"
 

@@ -34,7 +34,7 @@ def search_identity(
     del described["least_rounds"], described["screen_images"], described["wiener_rounds"]
     if least := least_rounds(search, len(class_names), targeted=targeted, continues=continues):
         resolved["least_rounds"] = least
-    screened = screened_on(search, threat.norm, len(class_names), targeted=targeted, continues=continues)
+    screened = screened_on(search, len(class_names), targeted=targeted, continues=continues)
     if screened:
         resolved["screen_images"] = screened
     if search.filtered(threat.norm):

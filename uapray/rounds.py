@@ -16,7 +16,7 @@ from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
 from uapray.attack.projection import extend
 from uapray.attack.rules import Rule, State
-from uapray.config import Norm, Search
+from uapray.config import Search
 from uapray.coordinator import Cost, Start, Task
 from uapray.pace import Pace, pace_of
 from uapray.pool import Deck, predicted
@@ -201,10 +201,10 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
     return directed + 1, directed
 
 
-def screened_on(settings: Search, norm: Norm, classes: int, *, targeted: bool, continues: bool = False) -> int:
+def screened_on(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> int:
     """Return on how many source images starts are compared at most; 0 where there are no heats."""
     starts, _ = how_many_starts(settings, classes, targeted=targeted)
-    return settings.screened_on(norm, classes) if starts > settings.survivors and not continues else 0
+    return settings.screened_on(classes) if starts > settings.survivors and not continues else 0
 
 
 def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:

@@ -299,7 +299,7 @@ def find(
             for one in (arena, *others)
         ),
         seed=seed,
-        screen_images=screened_on(settings, threat.norm, classes, targeted=targeted, continues=begin_at is not None),
+        screen_images=screened_on(settings, classes, targeted=targeted, continues=begin_at is not None),
     )
     before = so_far or Progress()
     latest = before.snapshot
