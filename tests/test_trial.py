@@ -1,3 +1,4 @@
+import itertools
 import math
 from pathlib import Path
 
@@ -354,17 +355,17 @@ def test_gradients_are_filtered_where_it_is_asked_for(rule: str) -> None:
     assert torch.equal(searched(None, "linf"), searched(0, "linf"))
 
 
-def test_the_starts_of_three_classes_are_compared_by_their_rates() -> None:
-    def queries(norm: Norm, classes: int = 3, **changes: object) -> int:
+def test_starts_are_compared_by_their_rates() -> None:
+    def queries(norm: Norm, classes: int, **changes: object) -> int:
         arena, _ = arena_of(SmallCNN(classes=classes), image_set(60, classes=classes))
         settings = Search.model_validate({"rule": "aimed-ascent", "budget": {"max_epochs": 2}, **changes})
         return find(arena, Threat(norm=norm, xi=0.5 if norm == "l2" else 0.05), settings, seed=0).image_queries
 
-    for norm in ("linf", "l2"):
-        assert queries(norm, screen_images=7) == queries(norm, screen_images=0) + 4 * 7
-        assert queries(norm) == queries(norm, screen_images=256) > queries(norm, screen_images=0)
-        assert queries(norm, classes=2) == queries(norm, classes=2, screen_images=0)
-    assert Search(rule="spgd", starts=4).screened_on(3) == 0
+    for norm, (classes, starts) in itertools.product(("linf", "l2"), ((2, 2), (3, 4))):
+        by_certainty = queries(norm, classes, screen_images=0)
+        assert queries(norm, classes, screen_images=7) == by_certainty + starts * 7
+        assert queries(norm, classes) == queries(norm, classes, screen_images=256) > by_certainty
+    assert Search(rule="spgd", starts=4).screened_on == 0
 
 
 def test_few_image_gradients_towards_one_of_two_classes_make_small_rounds() -> None:

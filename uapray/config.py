@@ -176,8 +176,8 @@ class Search(Settings):
             leaves out images: batches are smaller then, down to one image. 0: as ``batch_size`` says.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
-            their rate; 0: by their certainty on the validation part alone; None: 256 for ``aimed-ascent`` where
-            there are three classes or more, else 0.
+            their rate; 0: by their certainty on the validation part alone; None: 256 for ``aimed-ascent``,
+            else 0.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
@@ -303,11 +303,12 @@ class Search(Settings):
             return self.wiener_rounds
         return _USUAL_FILTER if self.rule == "aimed-ascent" and norm == "l2" else 0.0
 
-    def screened_on(self, classes: int) -> int:
-        """Return on how many source images starts are compared at most, where there are that many classes."""
+    @property
+    def screened_on(self) -> int:
+        """On how many source images starts are compared at most."""
         if self.screen_images is not None:
             return self.screen_images
-        return _SCREEN_IMAGES if self.rule == "aimed-ascent" and classes > 2 else 0
+        return _SCREEN_IMAGES if self.rule == "aimed-ascent" else 0
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""
