@@ -176,8 +176,8 @@ class Search(Settings):
             leaves out images: batches are smaller then, down to one image. 0: as ``batch_size`` says.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
-            their rate; 0: by their certainty on the validation part alone; None: 256 for ``aimed-ascent``,
-            else 0.
+            their rate; 0: by their certainty on the validation part alone; None: 256 for
+            ``aimed-ascent``, else 0.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.

@@ -13,7 +13,7 @@ from uapray.records import key_of
 from uapray.replica import Drawn
 from uapray.trial import Arena, predictions
 
-DRAWS_EACH = 4  # that a replica is asked about before the watcher hears
+DRAWS_EACH = 2  # that a replica is asked about at a time: one more while it answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
