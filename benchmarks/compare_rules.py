@@ -8,7 +8,7 @@ was published with, or with what --passes says; the default rule gets as many im
 once more a tenth, in searches of their own, since its step falls with its budget; rules that took about as many (down
 to nine tenths) are answered by one search. Whenever a search has found something better on its own validation part, it
 is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
-smallest and largest over the seeds), and what the default rule ends with, given a tenth of that rule's image-gradients
+smallest, largest and mean over the seeds), and what the default rule ends with, given a tenth of that rule's image-gradients
 and as many. With --draws all of it is done again with other source images, since which ones they are
 decides more than a seed does; then also the means. Written to --out: every point as Parquet, the curves of the first
 draw as PNG.
@@ -261,7 +261,7 @@ def last_rates(searches: Sequence[Sequence[Point]]) -> list[float]:
 
 def show(name: str, points: Sequence[Point], seconds: float) -> None:
     """Print the table of one classifier and one draw of source images."""
-    print(f"\n{name}: held-out rate, median [smallest, largest] over the seeds; {seconds:.0f} s")
+    print(f"\n{name}: held-out rate, median [smallest, largest] mean over the seeds; {seconds:.0f} s")
     print(f"| rule | image-gradients | its rate | {OURS}, a tenth of them | {OURS}, as many |\n|---|---|---|---|---|")
     for rule, searches in published(points).items():
         tenth, many = (spread(last_rates(answer(points, label, rule))) for label in reversed(SHARES))
@@ -302,8 +302,8 @@ def with_error(differences: NDArray[np.float64]) -> str:
 
 
 def spread(rates: Sequence[float]) -> str:
-    """Return median, smallest and largest as text."""
-    return f"{np.median(rates):.3f} [{min(rates):.3f}, {max(rates):.3f}]"
+    """Return median, smallest, largest and mean as text."""
+    return f"{np.median(rates):.3f} [{min(rates):.3f}, {max(rates):.3f}] {np.mean(rates):.4f}"
 
 
 def draw(points: Sequence[Point], file: Path, asked: argparse.Namespace) -> None:
