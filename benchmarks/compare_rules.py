@@ -8,8 +8,8 @@ was published with, or with what --passes says; the default rule gets as many im
 once more a tenth, in searches of their own, since its step falls with its budget; rules that took about as many (down
 to nine tenths) are answered by one search. Whenever a search has found something better on its own validation part, it
 is judged on test images, which the search knows nothing of. Printed: the rate that each rule ends with (median,
-smallest, largest and mean over the seeds), and what the default rule ends with, given a tenth of that rule's image-gradients
-and as many. With --draws all of it is done again with other source images, since which ones they are
+smallest, largest and mean over the seeds), and what the default rule ends with, given a tenth of that rule's
+image-gradients and as many. With --draws all of it is done again with other source images, since which ones they are
 decides more than a seed does; then also the means. Written to --out: every point as Parquet, the curves of the first
 draw as PNG.
 """
