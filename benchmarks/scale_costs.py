@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--thousand-puts", type=float, default=0.005, help="price; of as many LISTs too")
     parser.add_argument("--gigabyte-month", type=float, default=0.023, help="price")
     asked = parser.parse_args()
+    if asked.gpus_a_driver <= 0:
+        parser.error(f"--gpus-a-driver: expected more than 0, got {asked.gpus_a_driver}")
 
     objects, rows = written()
     each_s = asked.batch_ms / 1e3 / 16
