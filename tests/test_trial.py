@@ -365,7 +365,6 @@ def test_starts_are_compared_by_their_rates() -> None:
         by_certainty = queries(norm, classes, screen_images=0)
         assert queries(norm, classes, screen_images=7) == by_certainty + starts * 7
         assert queries(norm, classes) == queries(norm, classes, screen_images=256) > by_certainty
-    assert Search(rule="spgd", starts=4).screened_on == 0
 
 
 def test_few_image_gradients_towards_one_of_two_classes_make_small_rounds() -> None:

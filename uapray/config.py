@@ -47,6 +47,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "round_size": 8,
         "leave_out": True,
         "least_rounds": 400,
+        "screen_images": 256,
     },
     "spgd": {"clamp": 9.0},
     "sga": {"inner_rounds": 4, "step_decay": 0.9},
@@ -83,7 +84,6 @@ _USUAL_EPOCHS = 20.0
 _USUAL_DECAY = 0.6
 _LAST_STEP = 0.04
 _USUAL_MOMENTUM = 0.5
-_SCREEN_IMAGES = 256
 _USUAL_FILTER = 4.0
 _LAST_OF_WHOLE = 0.09  # of a search whose step falls with its budget
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -176,8 +176,7 @@ class Search(Settings):
             leaves out images: batches are smaller then, down to one image. 0: as ``batch_size`` says.
         screen_rounds: Rounds of a heat of the starts, all together, but two each at least; a quarter of them go on.
         screen_images: Source images at most on which, with the validation part, the starts of a heat are compared by
-            their rate; 0: by their certainty on the validation part alone; None: 256 for
-            ``aimed-ascent``, else 0.
+            their rate; 0: by their certainty on the validation part alone.
         survivors: Starts that go on after the last heat.
         validation_share: Share of the source images, by group, on which the best perturbation is chosen.
         max_validation_images: Upper limit of that part.
@@ -209,7 +208,7 @@ class Search(Settings):
     leave_out: bool = False
     least_rounds: int = Field(0, ge=0)
     screen_rounds: int = Field(8, gt=0)
-    screen_images: int | None = Field(None, ge=0)
+    screen_images: int = Field(0, ge=0)
     survivors: int = Field(1, gt=0)
     validation_share: float = Field(0.2, gt=0, lt=1)
     max_validation_images: int = Field(256, gt=0)
@@ -302,13 +301,6 @@ class Search(Settings):
         if self.wiener_rounds is not None:
             return self.wiener_rounds
         return _USUAL_FILTER if self.rule == "aimed-ascent" and norm == "l2" else 0.0
-
-    @property
-    def screened_on(self) -> int:
-        """On how many source images starts are compared at most."""
-        if self.screen_images is not None:
-            return self.screen_images
-        return _SCREEN_IMAGES if self.rule == "aimed-ascent" else 0
 
     def first_step(self, norm: Norm) -> float:
         """Return the length of the first step as a share of xi."""

@@ -204,7 +204,7 @@ def how_many_starts(settings: Search, classes: int, *, targeted: bool) -> tuple[
 def screened_on(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> int:
     """Return on how many source images starts are compared at most; 0 where there are no heats."""
     starts, _ = how_many_starts(settings, classes, targeted=targeted)
-    return settings.screened_on if starts > settings.survivors and not continues else 0
+    return settings.screen_images if starts > settings.survivors and not continues else 0
 
 
 def leaves_out(settings: Search, classes: int, *, targeted: bool, continues: bool = False) -> bool:

@@ -82,7 +82,8 @@ def weights(known: Tensor, rounds: float) -> Tensor:
 def weighted(waves: Tensor, by_band: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the gradient ``(c, h, w)`` of a spectrum, each band of it multiplied with its weight ``(c, BANDS)``."""
     size = _padded(shape)
-    along_axes = irfft2(waves * by_band.float()[:, _band(*size)], s=size, norm="ortho")
+    by_wave = by_band.float().index_select(1, _band(*size).flatten()).reshape(waves.shape)
+    along_axes = irfft2(waves * by_wave, s=size, norm="ortho")
     wide = torch.tensordot(cosines(len(waves), len(waves)).T.float(), along_axes, 1)
     gradient: Tensor = wide[:, : shape[1], : shape[2]].double()
     return gradient
