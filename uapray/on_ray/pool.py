@@ -25,6 +25,7 @@ from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting
 from uapray.config import FP32, Arithmetic
 from uapray.errors import ClusterError, TrialError
+from uapray.on_ray import nursery
 from uapray.on_ray.host import ENVIRONMENT, Host, sendable, sendable_module, sendable_state
 from uapray.on_ray.session import expect_room
 from uapray.on_ray.shared import SharedArray, share
@@ -85,7 +86,7 @@ class RayPool:
         self._make = ray.remote(Host).options(
             num_cpus=cpus,
             num_gpus=gpus,
-            runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(cpus)))}},
+            runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(cpus)))}, **nursery.command()},
         )
         # held as long as a replica may have to be replaced
         self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}

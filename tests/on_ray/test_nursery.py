@@ -1,0 +1,104 @@
+"""Replicas come from one process a node, which has imported what they need."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+
+from uapray.attack.objective import Objective
+from uapray.models.zoo import build
+from uapray.on_ray import nursery
+from uapray.on_ray.pool import RayPool
+from uapray.on_ray.session import session
+from uapray.on_ray.shared import share
+from uapray.pool import Deck
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere replicas begin as Ray's workers do"),
+]
+MB = 2**20
+
+
+@pytest.fixture
+def pool() -> Iterator[RayPool]:
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 1), dtype=np.uint8)
+    module = build("tiny-cnn", classes=2, channels=1, size=(32, 32), initial_weights="random")
+    with session("local", cpus=2):
+        opened = RayPool(module, {"train": share(images)}, replicas=2)
+        try:
+            ray.get([one.__ray_ready__.remote() for one in opened.replicas()])
+            yield opened
+        finally:
+            opened.close()
+
+
+def gradient(pool: RayPool) -> torch.Tensor:
+    deck = Deck("train", np.arange(64), np.zeros(64, dtype=np.int64))
+    batches = deck.shuffled(batch_size=8, seed=0, epoch=0)
+    return pool.gradient(torch.zeros(1, 32, 32), batches, Objective()).total
+
+
+def hosts() -> list[psutil.Process]:
+    """Return the processes of the replicas."""
+    return [one for one in psutil.process_iter(["cmdline"]) if "ray::Host" in " ".join(one.info["cmdline"] or ())]
+
+
+def nursery_of(replicas: list[psutil.Process]) -> psutil.Process:
+    """Return the process that they all come from."""
+    (home,) = {one.ppid() for one in replicas}
+    return psutil.Process(home)
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    over = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < over
+        time.sleep(0.1)
+
+
+def test_replicas_share_what_they_import_and_leave_nothing_behind(pool: RayPool) -> None:
+    gradient(pool)
+    born = hosts()
+    home = nursery_of(born)
+    assert len(born) == 2
+    assert "uapray.on_ray.nursery" in home.cmdline()
+    assert home.parent().name() == "raylet"  # type: ignore[union-attr]
+    assert max(one.memory_full_info().uss for one in born) < 150 * MB, "with imports of its own it is 180 to 320"
+    pool.close()
+    ray.shutdown()
+    until(lambda: not hosts() and (not home.is_running() or home.status() == psutil.STATUS_ZOMBIE))
+
+
+def test_a_nursery_that_dies_is_followed_by_another(pool: RayPool) -> None:
+    undisturbed, first, killed = gradient(pool), nursery_of(hosts()), hosts()[0]
+    first.kill()
+    assert torch.equal(gradient(pool), undisturbed), "its replicas live on"
+    killed.kill()
+    assert torch.equal(gradient(pool), undisturbed)
+    until(lambda: any(one.parent() and "uapray.on_ray.nursery" in one.parent().cmdline() for one in hosts()))
+
+
+def test_somebody_elses_socket_is_told_from_ones_own() -> None:
+    name = f"\0uapray-test-{os.getpid()}"
+    program = (
+        "import os, socket, sys; os.setuid(int(sys.argv[2])); door = socket.socket(socket.AF_UNIX); "
+        "door.bind('\\0' + sys.argv[1]); door.listen(); print(flush=True); door.accept()"
+    )
+    for user, mine in ((os.getuid(), True), (65534, False)):
+        if user != os.getuid() and os.getuid() != 0:
+            pytest.skip("only root can be somebody else")
+        command = [sys.executable, "-c", program, name[1:], str(user)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other, socket.socket(socket.AF_UNIX) as door:
+            assert other.stdout is not None
+            other.stdout.readline()
+            door.connect(name)
+            assert nursery._of_same_user(door) is mine
