@@ -4,9 +4,10 @@
 
 Imports: private memory of a process that has imported what a replica needs, one of three at once, so that pages they
 share count for none; and of a Ray actor that has imported torch and nothing else. Images: as many bytes as they are as
-uint8 should be in shared memory once, whatever the number of replicas. A replica: its private memory besides its model,
-before it has work and after it has taken gradients of batches; the difference is what the activations of one batch
-take. A plan: seconds and memory of a process that plans so many trials.
+uint8 should be in shared memory once, whatever the number of replicas. Replicas: seconds until all are up, and the
+private memory of the largest, before it has work and after it has taken gradients of batches; the difference is what
+the activations of one batch take, and memory that the allocator keeps. Beside it what they come from holds, once a
+node, pages that it shares with them included. A plan: seconds and memory of a process that plans so many trials.
 """
 
 import argparse
@@ -62,15 +63,16 @@ def main() -> None:
         shared = share(images)
         del images
         for replicas in (1, asked.replicas):
+            begun = time.monotonic()
             pool = RayPool(module, {"train": shared}, replicas=replicas)
             ray.get([one.__ray_ready__.remote() for one in pool.replicas()])
-            before = most_private() - model
+            seconds, before = time.monotonic() - begun, most_private()
             pool.gradient(torch.zeros(3, asked.size, asked.size), batches * replicas * 3, Objective())
             used = next(one.used for one in usage() if one.name.startswith("object store"))
             print(
-                f"{replicas} replicas: object store {used * 1e9 / MB:,.0f} MB; private memory of a replica besides its "
-                f"model {before / MB:,.0f} MB, and {(most_private() - model) / MB:,.0f} MB after batches of "
-                f"{asked.batch_size}"
+                f"{replicas} replicas, up after {seconds:.1f} s: object store {used * 1e9 / MB:,.0f} MB; private "
+                f"memory of a replica {before / MB:,.0f} MB, and {most_private() / MB:,.0f} MB after batches of "
+                f"{asked.batch_size}; what they come from {origin() / MB:,.0f} MB"
             )
             pool.close()
 
@@ -92,8 +94,18 @@ def actor_with_torch() -> int:
 
 def most_private() -> int:
     """Return the private memory of the largest of this driver's replicas, bytes."""
+    return max(one.memory_full_info().uss for one in hosts())
+
+
+def origin() -> int:
+    """Return the memory of the process that the replicas come from, bytes, with pages that it shares with them."""
+    return int(psutil.Process(hosts()[0].ppid()).memory_info().rss)
+
+
+def hosts() -> list[psutil.Process]:
+    """Return the processes of this driver's replicas."""
     children = psutil.Process().children(recursive=True)
-    return max(child.memory_full_info().uss for child in children if "ray::Host" in " ".join(child.cmdline()))
+    return [child for child in children if "ray::Host" in " ".join(child.cmdline())]
 
 
 def private_of(modules: str) -> int:

@@ -87,6 +87,29 @@ def test_a_nursery_that_dies_is_followed_by_another(pool: RayPool) -> None:
     until(lambda: any(one.parent() and "uapray.on_ray.nursery" in one.parent().cmdline() for one in hosts()))
 
 
+def test_it_calls_nothing_of_cuda_which_cannot_be_forked() -> None:
+    program = f"""
+import torch
+def refuse(*_): raise SystemExit("asked CUDA for something")
+for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_getDevice"):
+    setattr(torch._C, name, refuse)
+for name in {nursery.PRELOADED}:
+    __import__(name)
+import threading
+assert threading.active_count() == 1, "threads do not survive a fork"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    asked = program + "torch.cuda.is_available()"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, check=False).returncode == 1
+
+
+def test_it_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nursery.command()
+    monkeypatch.setenv("UAPRAY_NURSERY", "off")
+    assert nursery.command() == {}
+
+
 def test_somebody_elses_socket_is_told_from_ones_own() -> None:
     name = f"\0uapray-test-{os.getpid()}"
     program = (

@@ -35,8 +35,11 @@ done; exec "$(command -v "$0" python3 python | head -n 1)" "$@\""""
 
 
 def command() -> dict[str, str]:
-    """Return what a runtime environment says, so that an actor comes from the nursery of its node."""
-    if sys.platform != "linux":
+    """Return what a runtime environment says, so that an actor comes from the nursery of its node.
+
+    Nothing where there is none: beside Linux, and where ``UAPRAY_NURSERY`` is ``off``.
+    """
+    if sys.platform != "linux" or os.environ.get("UAPRAY_NURSERY") == "off":
         return {}
     return {"py_executable": f"bash -c {shlex.quote(_CHOOSE)} {shlex.quote(sys.executable)}"}
 
