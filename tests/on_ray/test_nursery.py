@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -85,6 +86,22 @@ def test_a_nursery_that_dies_is_followed_by_another(pool: RayPool) -> None:
     killed.kill()
     assert torch.equal(gradient(pool), undisturbed)
     until(lambda: any(one.parent() and "uapray.on_ray.nursery" in one.parent().cmdline() for one in hosts()))
+
+
+def test_a_worker_has_what_its_command_was_given_and_an_idle_nursery_ends(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import os, sys; print(os.getppid(), os.environ['RAY_WORD'], *sys.argv[1:]); sys.exit(0)")
+    program = "from uapray.on_ray import nursery; nursery.PRELOADED, nursery._IDLE_S = (), 2.0; nursery.main()"
+
+    def begin(word: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", program, str(worker), "--for", word]
+        return subprocess.Popen(command, env={**os.environ, "RAY_WORD": word}, stdout=subprocess.PIPE, text=True)
+
+    one, other = begin("one"), begin("other")
+    said = {process.communicate(timeout=30)[0] for process in (one, other)}
+    assert {line.partition(" ")[2] for line in said} == {"one --for one\n", "other --for other\n"}
+    assert len({line.partition(" ")[0] for line in said} & {str(one.pid), str(other.pid)}) == 1, "one is the nursery"
+    assert (one.returncode, other.returncode) == (0, 0)
 
 
 def test_it_calls_nothing_of_cuda_which_cannot_be_forked() -> None:

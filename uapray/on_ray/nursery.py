@@ -22,10 +22,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 PRELOADED = ("ray", "uapray.on_ray.host", "kornia.metrics")  # none of them may call CUDA, which cannot be forked
 _PASSING = ("RAY_", "SHLVL", "_")  # how variables begin that differ from worker to worker and decide nothing here
+_IDLE_S = 60.0  # without a worker, after which the next one begins another nursery
 _HELD_S = 0.05  # until another command that becomes the nursery listens
 # Ray's own workers are started by the node's interpreter, whose path only the node knows: the driver's, where that is
 # there too, or what the path of programs has. Without uapray there is no nursery, and the worker begins as Ray's do.
@@ -76,23 +77,44 @@ def _tell(nursery: socket.socket) -> None:
     told = json.dumps([sys.argv[1:], dict(os.environ)]).encode()
     socket.send_fds(nursery, [struct.pack("!I", len(told))], [0, 1, 2])
     nursery.sendall(told)
+    if not nursery.recv(1):
+        raise ConnectionError("the nursery ended before the worker began")
     with contextlib.suppress(ConnectionError):
-        nursery.recv(1)  # nothing comes, until the worker ends
+        nursery.recv(1)  # nothing more comes, until the worker ends
 
 
 def _serve(door: socket.socket) -> None:
-    """Fork a worker for this command and for each that comes, as long as the raylet lives."""
+    """Fork a worker for this command and for each that comes, until the raylet ends or none is left for a while."""
     raylet = os.pidfd_open(os.getppid())
     door.listen(1024)
+    begun: set[int] = set()
+    ended: set[int] = set()
+
+    def bury(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (child := os.waitpid(-1, os.WNOHANG)[0]) > 0:
+                ended.add(child)
+
     for name in PRELOADED:
         import_module(name)
     gc.collect()
     gc.freeze()  # a collection would write to pages that are shared
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers: they leave nothing behind
-    if os.fork() == 0:
-        door.close()
-        _become((), sys.argv[1:], dict(os.environ))
-    while raylet not in select.select([door.fileno(), raylet], [], [])[0]:
+    signal.signal(signal.SIGCHLD, bury)
+
+    def fork(
+        command: socket.socket | None, streams: Sequence[int], arguments: list[str], given: dict[str, str]
+    ) -> None:
+        if (child := os.fork()) == 0:
+            door.close()
+            _become(command, streams, arguments, given)
+        begun.add(child)
+
+    fork(None, (), sys.argv[1:], dict(os.environ))
+    while raylet not in (ready := select.select([door.fileno(), raylet], [], [], _IDLE_S)[0]):
+        if not ready:
+            if begun <= ended:
+                return
+            continue
         command, _ = door.accept()
         with command, contextlib.ExitStack() as received:
             if not _of_same_user(command):
@@ -102,16 +124,17 @@ def _serve(door: socket.socket) -> None:
                 received.callback(os.close, stream)
             with contextlib.suppress(ValueError, struct.error):  # a command that was killed meanwhile
                 told = command.makefile("rb").read(struct.unpack("!I", head)[0])
-                arguments, environment = json.loads(told)
-                if os.fork() == 0:
-                    door.close()
-                    _become(streams, arguments, environment)
+                fork(command, streams, *json.loads(told))
 
 
-def _become(streams: Sequence[int], arguments: list[str], environment: dict[str, Any]) -> NoReturn:
+def _become(
+    command: socket.socket | None, streams: Sequence[int], arguments: list[str], environment: dict[str, str]
+) -> NoReturn:
     """Be the worker that a command asked for; its open connection tells it when this process ends."""
     code = 1
     try:
+        if command is not None:
+            command.sendall(b"+")
         os.setsid()  # Ray ends a worker with all of its group
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, stream in enumerate(streams):
