@@ -122,9 +122,10 @@ assert threading.active_count() == 1, "threads do not survive a fork"
 
 
 def test_it_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nursery.command()
+    assert nursery.command({"working_dir": "."})
+    assert nursery.command({"working_dir": ".", "pip": ["uapray"]}) == {}
     monkeypatch.setenv("UAPRAY_NURSERY", "off")
-    assert nursery.command() == {}
+    assert nursery.command({}) == {}
 
 
 def test_somebody_elses_socket_is_told_from_ones_own() -> None:

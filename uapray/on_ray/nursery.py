@@ -20,12 +20,13 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import NoReturn
 
 PRELOADED = ("ray", "uapray.on_ray.host", "kornia.metrics")  # none of them may call CUDA, which cannot be forked
 _PASSING = ("RAY_", "SHLVL", "_")  # how variables begin that differ from worker to worker and decide nothing here
+_OWN_PYTHON = frozenset({"py_executable", "pip", "uv", "conda", "container", "image_uri"})
 _IDLE_S = 60.0  # without a worker, after which the next one begins another nursery
 _HELD_S = 0.05  # until another command that becomes the nursery listens
 # Ray's own workers are started by the node's interpreter, whose path only the node knows: the driver's, where that is
@@ -35,12 +36,16 @@ _CHOOSE = """for python in "$0" python python3; do
 done; exec "$(command -v "$0" python3 python | head -n 1)" "$@\""""
 
 
-def command() -> dict[str, str]:
+def command(job: Collection[str]) -> dict[str, str]:
     """Return what a runtime environment says, so that an actor comes from the nursery of its node.
 
-    Nothing where there is none: beside Linux, and where ``UAPRAY_NURSERY`` is ``off``.
+    Nothing where there is none: beside Linux, where ``UAPRAY_NURSERY`` is ``off``, and where the job's environment
+    brings a Python of its own.
+
+    Args:
+        job: What the runtime environment of the job names.
     """
-    if sys.platform != "linux" or os.environ.get("UAPRAY_NURSERY") == "off":
+    if sys.platform != "linux" or os.environ.get("UAPRAY_NURSERY") == "off" or not _OWN_PYTHON.isdisjoint(job):
         return {}
     return {"py_executable": f"bash -c {shlex.quote(_CHOOSE)} {shlex.quote(sys.executable)}"}
 

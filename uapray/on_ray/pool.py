@@ -86,7 +86,10 @@ class RayPool:
         self._make = ray.remote(Host).options(
             num_cpus=cpus,
             num_gpus=gpus,
-            runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(cpus)))}, **nursery.command()},
+            runtime_env={
+                "env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(cpus)))},
+                **nursery.command(ray.get_runtime_context().runtime_env),
+            },
         )
         # held as long as a replica may have to be replaced
         self._decks = {name: deck if isinstance(deck, SharedArray) else share(deck) for name, deck in decks.items()}
