@@ -104,7 +104,7 @@ def test_a_worker_has_what_its_command_was_given_and_an_idle_nursery_ends(tmp_pa
     assert (one.returncode, other.returncode) == (0, 0)
 
 
-def test_it_calls_nothing_of_cuda_which_cannot_be_forked() -> None:
+def test_it_asks_nothing_of_cuda_and_does_not_know_ray() -> None:
     program = f"""
 import torch
 def refuse(*_): raise SystemExit("asked CUDA for something")
@@ -112,7 +112,8 @@ for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_getDevice"):
     setattr(torch._C, name, refuse)
 for name in {nursery.PRELOADED}:
     __import__(name)
-import threading
+import sys, threading
+assert "ray" not in sys.modules, "it reads at its import which job it works for"
 assert threading.active_count() == 1, "threads do not survive a fork"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -24,7 +24,8 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-PRELOADED = ("ray", "uapray.on_ray.host", "kornia.metrics")  # none of them may call CUDA, which cannot be forked
+# None of them may call CUDA, which cannot be forked, or import Ray, which then reads which job it works for.
+PRELOADED = ("uapray.replica", "uapray.models.graph", "uapray.models.tuning", "kornia.metrics")
 _PASSING = ("RAY_", "SHLVL", "_")  # how variables begin that differ from worker to worker and decide nothing here
 _OWN_PYTHON = frozenset({"py_executable", "pip", "uv", "conda", "container", "image_uri"})
 _IDLE_S = 60.0  # without a worker, after which the next one begins another nursery
