@@ -20,6 +20,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,10 @@ class SleepingRay:
     def options(self, **_settings: Any) -> Any:
         """Take all options."""
         return type("Actors", (), {"remote": lambda *_, **__: SleepingReplica(self)})
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        """Say that the job brings nothing of its own."""
+        return SimpleNamespace(runtime_env={})
 
     def put(self, value: Any) -> Any:
         """Pay for it."""
