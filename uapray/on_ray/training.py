@@ -177,8 +177,9 @@ def measure_norms_on_ray(
     """
     if not may_grow:
         expect_room("workers", 1, cpus=cpus, gpus=gpus)
-    work = ray.remote(_measure).options(num_cpus=cpus, num_gpus=gpus, max_retries=TRIES - 1)
-    found = work.remote(module, images, recipe, seed, max(1, int(cpus)), "cuda" if gpus else "cpu")
+    tries = {"max_restarts": TRIES - 1, "max_task_retries": TRIES - 1}
+    worker = ray.remote(_Measurer).options(num_cpus=cpus, num_gpus=gpus, **tries).remote()
+    found = worker.measure.remote(module, images, recipe, seed, max(1, int(cpus)), "cuda" if gpus else "cpu")
     try:
         while not ray.wait([found], timeout=_POLL_S)[0]:
             while_waiting()
@@ -188,16 +189,19 @@ def measure_norms_on_ray(
         said = next(iter(str(cause).splitlines()), "")
         raise TrialError(f"measuring batch norms failed: {type(cause).__name__}: {said}") from error
     finally:
-        ray.cancel(found, force=True)
+        ray.kill(worker)
 
 
-def _measure(
-    module: nn.Module, images: ImageSet, recipe: Recipe, seed: int, threads: int, device: str
-) -> dict[str, Tensor]:
-    """Return the buffers of a module, those of its batch norms measured."""
-    torch.set_num_threads(threads)
-    measure_norms(module, images, recipe, seed=seed, device=device)
-    return {name: value.cpu() for name, value in module.named_buffers()}
+class _Measurer:
+    """What measures: an actor, since Ray ends the driver where a task is cancelled at the moment that it is done."""
+
+    def measure(
+        self, module: nn.Module, images: ImageSet, recipe: Recipe, seed: int, threads: int, device: str
+    ) -> dict[str, Tensor]:
+        """Return the buffers of a module, those of its batch norms measured."""
+        torch.set_num_threads(threads)
+        measure_norms(module, images, recipe, seed=seed, device=device)
+        return {name: value.cpu() for name, value in module.named_buffers()}
 
 
 class _LostError(Exception):
