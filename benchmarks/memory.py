@@ -7,14 +7,15 @@ share count for none; and of a Ray actor that has imported torch and nothing els
 uint8 should be in shared memory once, whatever the number of replicas. Replicas: seconds until all are up, and the
 private memory of the largest, before it has work and after it has taken gradients of batches; the difference is what
 the activations of one batch take, and memory that the allocator keeps. Beside it what they come from holds, once a
-node, pages that it shares with them included. A plan: seconds and memory of a process that plans so many trials.
+node, pages that it shares with them included. Trials: seconds of `uapray grid plan` for so many, imports included, and
+the memory of a process that could run them and has planned them.
 """
 
 import argparse
 import importlib
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -30,6 +31,14 @@ from uapray.on_ray.shared import share
 from uapray.pool import Deck
 
 MB = 2**20
+DRIVER = """
+import sys
+import psutil
+from uapray.cli.grid import load_plan
+from uapray.experiment import run_missing
+plan = load_plan(sys.argv[1])
+print(psutil.Process().memory_info().rss)
+"""
 
 
 def main() -> None:
@@ -41,12 +50,8 @@ def main() -> None:
     parser.add_argument("--architecture", default="resnet18")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--plan-only", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.plan_only:
-        plan_many(asked.trials)
-        return
-    subprocess.run([sys.executable, __file__, "--plan-only", "--trials", str(asked.trials)], check=True)
+    plan_many(asked.trials)
 
     for modules in ("ray", "torch", "torch, timm", "ray, torch, timm"):
         print(f"import {modules}: {private_of(modules) / MB:,.0f} MB private")
@@ -124,31 +129,28 @@ def private_of(modules: str) -> int:
 
 
 def plan_many(trials: int) -> None:
-    """Plan so many trials as `grid plan` does, print what it took."""
-    from uapray.grid import parse_grid
-    from uapray.plan import plan_grid
-
+    """Ask `grid plan` about so many trials and plan them as a driver does; print what it took."""
+    seeds = list(range(max(1, trials // 16)))
     text = f"""
 name: large
 data: [{{uri: "phantom:chest?images=60&size=32"}}]
-classifiers: [{{architecture: tiny-cnn, initial_weights: random}}]
+classifiers: [{{architecture: resnet50, initial_weights: random}}]
 rules: [spgd, sga]
 norms: [linf, l2]
 targets: [nontargeted, all]
 control: false
-seeds: {list(range(max(1, trials // 16)))}
+seeds: {seeds}
 """
-    grid = parse_grid(text, origin="memory.py")
-    begun = time.monotonic()
-    plan = plan_grid(grid)
-    for _, _, mine in plan.groups():
-        left = plan.missing(mine, set())
-        sum(trial.image_gradients() for trial in left)
-    seconds = time.monotonic() - begun
-    print(
-        f"{len(plan.trials):,} trials planned in {seconds:.1f} s; "
-        f"the process took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB at most"
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as grid:
+        grid.write(text)
+        grid.flush()
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-m", "uapray", "grid", "plan", grid.name], check=True, stdout=subprocess.PIPE)
+        seconds = time.monotonic() - begun
+        words = [sys.executable, "-c", DRIVER, grid.name]
+        held = int(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout) / MB
+    count = f"{16 * len(seeds):,} trials"
+    print(f"{count}: uapray grid plan takes {seconds:.1f} s; a driver that has planned them {held:,.0f} MB")
 
 
 if __name__ == "__main__":

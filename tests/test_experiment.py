@@ -16,7 +16,7 @@ import uapray
 from uapray.data.images import ImageSet
 from uapray.data.table import table_of
 from uapray.errors import DataError, RunError, StoppedError
-from uapray.experiment import Lane, Summary, find_missing, next_group, run_missing, standing_rows, unmended
+from uapray.experiment import Lane, Summary, find_missing, next_group, run_missing, unmended
 from uapray.grid import parse_grid
 from uapray.models.card import Card
 from uapray.models.weights import make_classifier, save_classifier
@@ -243,7 +243,7 @@ def test_a_perturbation_is_judged_on_the_other_classifiers(tmp_path: Path, resul
     assert planned(named).count == 4
     assert run_all(planned(named, transfer=False), results) == Summary(2, 0, 0)
     own = contents(results, "trials", "images", "perturbations")
-    assert planned(named).to_do(standing_rows(results)) == 2
+    assert planned(named).to_do(results.judgements()) == 2
     assert run_all(planned(named), results) == Summary(2, 2, 0)
     assert run_all(planned(named), results) == Summary(0, 4, 0)
     assert own.items() <= contents(results, "trials", "images", "perturbations").items()

@@ -1,6 +1,7 @@
 import importlib
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -617,3 +618,22 @@ def test_trials_of_a_curve_run_one_after_another_and_those_of_rules_that_cannot_
 def test_a_curve_of_one_zeta_is_refused() -> None:
     with pytest.raises(ConfigError, match="curve: expected at least two zetas, got 1"):
         plan(curve=True, zetas=[0.04, 0.04])
+
+
+def test_planning_with_the_papers_architectures_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    data = [{"uri": "phantom:chest?images=60&size=32"}]
+    grid.write_text(yaml.safe_dump({"name": "g", "data": data, "classifiers": [{"architecture": "resnet50"}]}))
+    program = """
+import sys
+from uapray.cli import main
+sys.argv = ["uapray", "grid", "plan", sys.argv[1]]
+try:
+    main()
+finally:
+    slow = {"timm", "torchvision", "pymoo", "ray", "sklearn", "duckdb", "matplotlib"} & sys.modules.keys()
+    assert not slow, f"seconds before anything is planned: {slow}"
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(grid)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resnet50" in done.stdout

@@ -29,10 +29,10 @@ from uapray.attack.projection import length
 from uapray.config import Budget, Norm, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
-from uapray.data.images import chosen_images, held_out
+from uapray.data.images import chosen_images, class_index, held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
 from uapray.measures import likeness, visibility
-from uapray.trial import Found, class_index, find, judge, norms, radius, rule_of
+from uapray.trial import Found, find, judge, norms, radius, rule_of
 
 RULES = ("spgd", "sga")
 

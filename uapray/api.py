@@ -32,14 +32,14 @@ from uapray.config import (
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.curves import ZETAS, curve_of, walk_order
-from uapray.data.images import ImageSet
+from uapray.data.images import ImageSet, class_index
 from uapray.errors import ConfigError
 from uapray.filtered import filtered
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
 from uapray.rendering import parse_rendering
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered, norms
+from uapray.trial import Arena, Found, find, judge, judge_rendered, norms
 
 PoolKind = Literal["local", "ray"]
 Model = Classifier | nn.Module | str

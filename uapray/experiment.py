@@ -37,11 +37,6 @@ class Summary:
     failed: int
 
 
-def standing_rows(results: Results) -> set[tuple[str, str]]:
-    """Return table and key of the judgements that stand in a store, whichever grid asked for them."""
-    return {(table, key) for table in ("trials", "renderings", "controls", "curves") for _, key in results.keys(table)}
-
-
 def unmended(results: Results) -> list[dict[str, Any]]:
     """Return the last failure of each step that has not succeeded since, the latest first."""
     last = query(
@@ -92,7 +87,7 @@ def find_missing(plan: Plan, results: Results) -> Missing:
     Raises:
         UserError: If the store, a data set or a classifier does not fit.
     """
-    standing = standing_rows(results)
+    standing = results.judgements()
     searches = (Group(victim, source, plan.missing(mine, standing), standing) for victim, source, mine in plan.groups())
     groups = tuple(group for group in searches if group.trials)
     transfers = tuple(Group(*one, standing, transfer=True) for one in plan.transfers(standing))

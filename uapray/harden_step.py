@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uapray.attack.projection import order
-from uapray.data.images import ImageSet
+from uapray.data.images import ImageSet, class_index
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.disturbance import Ascent, Disturbance
@@ -23,7 +23,7 @@ from uapray.pool import ReplicaPool
 from uapray.resources import Held, Resources, open_pool
 from uapray.stoppable import StoppablePool
 from uapray.train_step import fit_classifier
-from uapray.trial import Arena, Found, class_index, find, judge, radius
+from uapray.trial import Arena, Found, find, judge, radius
 from uapray.victims import HardenStep
 
 

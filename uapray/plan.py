@@ -14,7 +14,7 @@ from uapray.clinical import Roles
 from uapray.config import Threat
 from uapray.curves import walk_order
 from uapray.data.dataset import DataSet, open_data
-from uapray.data.images import chosen_images
+from uapray.data.images import chosen_images, class_index
 from uapray.errors import ConfigError
 from uapray.grid import ALL_CLASSES, NONE, NONTARGETED, ClassifierEntry, DataEntry, Grid, SourceEntry
 from uapray.models import foreign
@@ -23,7 +23,6 @@ from uapray.models.zoo import canonical
 from uapray.rendering import parse_rendering
 from uapray.sources import USUAL_IMAGES, Foreign, MadeFrom, Source
 from uapray.steps import TrialStep
-from uapray.trial import class_index
 from uapray.victims import HardenStep, InterpolateStep, TrainStep, Victim
 
 

@@ -3,20 +3,23 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 KEY_LENGTH = 20
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode  # `dumps` makes one each time
+_encode_name = lru_cache(_encode)
 
 
 class CanonicalJson(str):
-    """CanonicalJson JSON text of a value that many descriptions share, made once."""
+    """Canonical JSON text of a value that many descriptions share, made once."""
 
     __slots__ = ()
 
 
 def canonical_json(value: Any) -> CanonicalJson:
     """Return the canonical JSON text of a value: no blanks, entries in the order of their names."""
-    return CanonicalJson(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False))
+    return CanonicalJson(_encode(value))
 
 
 def key_of(kind: str, description: Mapping[str, Any]) -> str:
@@ -30,8 +33,8 @@ def key_of(kind: str, description: Mapping[str, Any]) -> str:
         Twenty hexadecimal digits of the SHA-256 of the canonical JSON text.
     """
     entries = (
-        f"{json.dumps(name)}:{value if isinstance(value, CanonicalJson) else canonical_json(value)}"
+        f"{_encode_name(name)}:{value if isinstance(value, CanonicalJson) else canonical_json(value)}"
         for name, value in sorted(description.items())
     )
-    text = f"[{json.dumps(kind)},{{{','.join(entries)}}}]"
+    text = f"[{_encode_name(kind)},{{{','.join(entries)}}}]"
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

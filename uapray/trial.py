@@ -17,7 +17,7 @@ from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
 from uapray.black_box import search_black_box
 from uapray.config import BLACK_BOX, SEQUENTIAL, Search, Threat
 from uapray.coordinator import LEAST_HEAT, Measurement, Snapshot, Task, Walk, search
-from uapray.data.images import ImageSet, held_out
+from uapray.data.images import ImageSet, class_index, held_out
 from uapray.errors import ConfigError, DataError, TrialError
 from uapray.measures import Outcome, Visibility, spread, visibility
 from uapray.pace import pace_of
@@ -150,19 +150,6 @@ class Judgement:
     target: int | None
     clean_logits: NDArray[np.float32]
     perturbed_logits: NDArray[np.float32]
-
-
-def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
-    """Return the index of a target class; None stays None.
-
-    Raises:
-        ConfigError: If there is no such class.
-    """
-    if name is None:
-        return None
-    if name not in class_names:
-        raise ConfigError(f"target: expected one of {', '.join(class_names)}, got {name!r}")
-    return class_names.index(name)
 
 
 def radius(arena: Arena, split: str, threat: Threat, rows: NDArray[np.int64] | None = None) -> float:

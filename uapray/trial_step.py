@@ -12,7 +12,7 @@ from uapray.config import BLACK_BOX
 from uapray.controls import judge_controls
 from uapray.coordinator import Snapshot
 from uapray.curves import curve_of
-from uapray.data.images import ImageSet
+from uapray.data.images import ImageSet, class_index
 from uapray.errors import TrialError
 from uapray.keeper import Keeper
 from uapray.measures import Outcome
@@ -21,7 +21,7 @@ from uapray.remembering import RememberingPool
 from uapray.run import Run
 from uapray.steps import TrialStep
 from uapray.store.results import Results
-from uapray.trial import Arena, Found, class_index, find, judge, judge_rendered
+from uapray.trial import Arena, Found, find, judge, judge_rendered
 from uapray.victims import Victim
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from uapray.errors import ConfigError, RunError, StoppedError
-from uapray.experiment import Summary, standing_rows
+from uapray.experiment import Summary
 from uapray.group import STOPPED
 from uapray.plan import Plan
 from uapray.store.results import Results
@@ -60,7 +60,7 @@ def run_drivers(plan: Plan, results: Results, drivers: int, command: Sequence[st
         StoppedError: If they were asked to stop.
         RunError: If one died; the others finish their parts first.
     """
-    standing, of = plan.count - plan.to_do(standing_rows(results)), min(drivers, len(plan.trials))
+    standing, of = plan.count - plan.to_do(results.judgements()), min(drivers, len(plan.trials))
     if standing == plan.count:
         return Summary(0, standing, 0)
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -71,7 +71,7 @@ def run_drivers(plan: Plan, results: Results, drivers: int, command: Sequence[st
             part = f"{number}/{of}"
             running[part] = _started([*command, "--part", part])
         codes = {part: one.wait() for part, one in running.items()}
-    left = plan.to_do(standing_rows(results))
+    left = plan.to_do(results.judgements())
     if left and (passed_on or StoppedError.exit_code in codes.values()):
         raise StoppedError(STOPPED)
     died = ", ".join(f"{part} ({_how(code)})" for part, code in codes.items() if code not in (0, 1))

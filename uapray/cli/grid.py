@@ -21,11 +21,10 @@ def plan(
 ) -> None:
     """Show what would run and what already stands; nothing is written."""
     from uapray.cli import tables
-    from uapray.experiment import standing_rows
     from uapray.store.results import open_results
 
     planned = load_plan(grid)
-    standing = set() if store is None else standing_rows(open_results(store))
+    standing = set() if store is None else open_results(store).judgements()
     nothing = set[tuple[str, str]]()
     judged, judged_left = (
         {(victim.key, source.key): len(trials) for victim, source, trials in planned.transfers(known)}
@@ -73,7 +72,7 @@ def run(
         typer.Option(
             min=1,
             help="Run the grid in so many processes, a part and --replicas each, on a cluster that they share: where "
-            "one is the bottleneck, at about ten GPUs (docs/scale.md).",
+            "one is the bottleneck, at 70 to 130 GPUs (docs/scale.md).",
             show_default=False,
         ),
     ] = None,
@@ -134,7 +133,7 @@ def status(
     from datetime import UTC, datetime
 
     from uapray.cli import tables
-    from uapray.experiment import standing_rows, unmended
+    from uapray.experiment import unmended
     from uapray.query import query
     from uapray.store.results import open_results
     from uapray.store.runs import latest_notes
@@ -196,7 +195,7 @@ def status(
         tables.show(f"cluster {address}", ["resource", "in use", "held"], rows_of)
     if grid is not None:
         planned = load_plan(grid)
-        left = planned.to_do(standing_rows(results))
+        left = planned.to_do(results.judgements())
         typer.echo(f"to do of {planned.grid.name}: {left} of {planned.count} trials")
 
 

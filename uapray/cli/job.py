@@ -93,7 +93,7 @@ class Job:
             "--drivers",
             type=_positive,
             metavar="N",
-            help="run the grid in N processes, a part and --replicas each: one is full at about ten GPUs",
+            help="run the grid in N processes, a part and --replicas each: one is full at 70 to 130 GPUs",
         )
         made.add_argument(
             "--address",
@@ -105,7 +105,7 @@ class Job:
         """Do what is missing, print the tables, draw the figure."""
         from uapray.cli.drivers import as_words, check_drivers, run_drivers
         from uapray.cli.running import run_with_progress
-        from uapray.experiment import Summary, standing_rows
+        from uapray.experiment import Summary
         from uapray.on_ray.session import LOCAL, submitted_session
         from uapray.plan import plan_grid
         from uapray.resources import Resources
@@ -119,12 +119,12 @@ class Job:
         grid, base = self.chosen_grid(arguments)
         plan = plan_grid(grid, base=base).part_named(arguments.part)
         summary = Summary(0, plan.count, 0)
-        if plan.to_do(standing_rows(results)) and arguments.drivers is not None:
+        if plan.to_do(results.judgements()) and arguments.drivers is not None:
             with submitted_session(arguments.address) as joined:
                 check_drivers(part=arguments.part, replicas=arguments.replicas, joined=joined)
             each = {name: value for name, value in vars(arguments).items() if name not in ("drivers", "part", "figure")}
             summary = run_drivers(plan, results, arguments.drivers, [sys.executable, sys.argv[0], *as_words(each)])
-        elif plan.to_do(standing_rows(results)):
+        elif plan.to_do(results.judgements()):
             with submitted_session(arguments.address) as joined:
                 resources = Resources(replicas=arguments.replicas, gpus=arguments.gpus, may_grow=joined)
                 summary = run_with_progress(plan, results, resources, arguments.address)

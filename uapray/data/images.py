@@ -1,4 +1,4 @@
-"""Decoded images with their labels, and the split of a part of them by patient."""
+"""Decoded images with their labels, which class is which, and the split of a part of them by patient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +86,19 @@ def chosen_images(known: int, wanted: int | None, seed: int) -> NDArray[np.int64
     if wanted > known:
         raise ConfigError(f"images: expected at most {known}, which is all there are, got {wanted}")
     return np.sort(np.random.default_rng([seed, known]).permutation(known)[:wanted])
+
+
+def class_index(class_names: tuple[str, ...], name: str | None) -> int | None:
+    """Return the index of a target class; None stays None.
+
+    Raises:
+        ConfigError: If there is no such class.
+    """
+    if name is None:
+        return None
+    if name not in class_names:
+        raise ConfigError(f"target: expected one of {', '.join(class_names)}, got {name!r}")
+    return class_names.index(name)
 
 
 def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:

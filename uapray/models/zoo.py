@@ -1,14 +1,13 @@
-"""Architectures by name: the papers' seven, small ones for CPU, every timm name, torchvision's."""
+"""Architectures by name: the papers' seven, small ones for CPU, every timm name, torchvision's.
+
+timm and torchvision are imported where one of theirs is asked for: a plan with the papers' names needs neither.
+"""
 
 import difflib
-import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from uapray.errors import ClassifierError
@@ -28,10 +27,6 @@ PAPERS = (
 )
 TORCHVISION = "torchvision:"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_ONLY_PICKLES = (
-    "pretrained weights of it are published as pickles or not at all, and pickles are never read; "
-    "take another name, or convert the file to .safetensors once and give it as initial weights"
-)
 _SMALL_MEAN, _SMALL_STD = 0.5, 0.25
 
 
@@ -41,14 +36,16 @@ def canonical(architecture: str) -> str:
     Raises:
         ClassifierError: If there is none of that name; the nearest valid ones are in the text.
     """
-    if architecture in SMALL or architecture in _torchvision_names() or _is_timm(architecture):
-        return architecture
     folded = {fold_name(name): name for name in (*PAPERS, *SMALL)}
     if "." not in architecture and (found := folded.get(fold_name(architecture))) is not None:
         return found
-    if _is_timm(architecture.lower()):
+    from uapray.models import libraries
+
+    if architecture in _torchvisions() or libraries.is_timm(architecture):
+        return architecture
+    if libraries.is_timm(architecture.lower()):
         return architecture.lower()
-    tagged = timm.list_models(pretrained=True) if "." in architecture else []
+    tagged = libraries.timm_names(tagged=True) if "." in architecture else []
     near = difflib.get_close_matches(architecture.lower(), [*known_names(), *tagged], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"e.g. {', '.join((*PAPERS, *SMALL))}"
     raise ClassifierError(f"unknown architecture '{architecture}'; {hint}")
@@ -56,9 +53,16 @@ def canonical(architecture: str) -> str:
 
 def known_names() -> list[str]:
     """Return every name that `build` takes, ours and the papers' first."""
+    from uapray.models import libraries
+
     ours = [*SMALL, *PAPERS]
-    others = [name for name in timm.list_models() if name not in PAPERS]
-    return [*ours, *others, *_torchvision_names()]
+    return [*ours, *(name for name in libraries.timm_names() if name not in PAPERS), *_torchvisions()]
+
+
+def _torchvisions() -> list[str]:
+    from uapray.models import libraries
+
+    return [TORCHVISION + name for name in libraries.torchvision_names()]
 
 
 def build(
@@ -113,63 +117,13 @@ def _backbone(name: str, classes: int, channels: int, size: tuple[int, int], *, 
         if pretrained:
             raise ClassifierError(f"{name}: nobody publishes pretrained weights of it; expected random or a file")
         return SmallCNN(SMALL[name], channels, classes)
+    from uapray.models import libraries
+
     if name.startswith(TORCHVISION):
         if pretrained:
-            raise ClassifierError(f"{name}: {_ONLY_PICKLES}")
-        return _torchvision_backbone(name.removeprefix(TORCHVISION), classes)
-    return _timm_backbone(name, classes, size, pretrained=pretrained)
-
-
-def _torchvision_backbone(name: str, classes: int) -> nn.Module:
-    builder = torchvision.models.get_model_builder(name)
-    options: dict[str, Any] = {"weights": None, "num_classes": classes}
-    # Models with auxiliary heads return tuples while they are trained.
-    if "init_weights" in inspect.signature(_model_class(name)).parameters:
-        options["init_weights"] = True
-    if "aux_logits" in inspect.signature(_model_class(name)).parameters:
-        options["aux_logits"] = False
-    module: nn.Module = builder(**options)
-    return module
-
-
-def _model_class(name: str) -> Any:
-    classes = {"inception_v3": torchvision.models.Inception3, "googlenet": torchvision.models.GoogLeNet}
-    return classes.get(name, nn.Module)
-
-
-def _timm_backbone(name: str, classes: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": classes}
-    usual = timm.get_pretrained_cfg(name)
-    if usual is not None and usual.fixed_input_size and usual.input_size[1:] != size:
-        options["img_size"] = size
-    if pretrained:
-        if usual is None or not usual.hf_hub_id:
-            raise ClassifierError(f"{name}: {_ONLY_PICKLES}")
-        # Named, so that timm does not look for a pickle where there is no safetensors file.
-        options["pretrained_cfg_overlay"] = {"hf_hub_filename": "model.safetensors"}
-    papers_head = name in ("vgg16", "vgg19")
-    if papers_head and not pretrained:
-        options["mlp_ratio"] = 1 / 512  # layers that are replaced below need no 120 million random numbers
-    try:
-        module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:  # timm, its hub client and 1,300 constructors raise what they like
-        said = str(error).partition("\n")[0] or type(error).__name__
-        if pretrained:
-            raise ClassifierError(
-                f"{name}: pretrained weights could not be loaded ({said});\n"
-                "without network give a local .safetensors file as initial weights, or 'random'"
-            ) from error
-        raise ClassifierError(f"{name}: cannot be built for {size[0]}x{size[1]} px images ({said})") from error
-    return _with_papers_head(module, classes) if papers_head else module
-
-
-def _with_papers_head(vgg: Any, classes: int) -> nn.Module:
-    """Replace VGG's two layers of 4,096 by the mean over the picture (Hirano et al. 2021)."""
-    vgg.pre_logits = nn.Identity()
-    vgg.head = timm.layers.ClassifierHead(512, classes, pool_type="avg")
-    vgg.head_hidden_size = vgg.num_features
-    module: nn.Module = vgg
-    return module
+            raise ClassifierError(f"{name}: {libraries.ONLY_PICKLES}")
+        return libraries.torchvision_backbone(name.removeprefix(TORCHVISION), classes)
+    return libraries.timm_backbone(name, classes, size, pretrained=pretrained)
 
 
 def _normalisation(name: str, backbone: nn.Module, channels: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -192,18 +146,3 @@ def _check_size(name: str, model: PixelModel, classes: int) -> None:
             "use larger ones or another architecture, e.g. small-cnn"
         ) from error
     assert logits.shape == (1, classes), f"{name} returned {tuple(logits.shape)} for {classes} classes"
-
-
-def _is_timm(name: str) -> bool:
-    if not timm.is_model(name):
-        return False
-    try:
-        timm.get_pretrained_cfg(name)
-    except RuntimeError:  # the architecture is known, the tag behind the dot is not
-        return False
-    return True
-
-
-@functools.cache
-def _torchvision_names() -> tuple[str, ...]:
-    return tuple(TORCHVISION + name for name in torchvision.models.list_models(torchvision.models))

@@ -116,6 +116,11 @@ class Results:
         found, done = until_settled(lambda: self._holdings([table]))
         return {(one.grid, step) for one in found[table] for step in one.steps if done.has(table, one.grid, step)}
 
+    def judgements(self) -> set[tuple[str, str]]:
+        """Return table and key of the judgements that stand, whichever grid asked for them."""
+        tables = ("trials", "renderings", "controls", "curves")
+        return {(table, key) for table in tables for _, key in self.keys(table)}
+
     def expect_trials(self, purpose: str, grid: str | None = None) -> None:
         """Refuse a store without trials, since nothing can be said of it.
 
