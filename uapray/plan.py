@@ -44,7 +44,7 @@ class Plan:
 
     def missing(self, trials: Sequence[TrialStep], standing: Set[tuple[str, str]]) -> tuple[TrialStep, ...]:
         """Return the trials of which a judgement, by table and key, is not among those that stand."""
-        return tuple(trial for trial in trials if not trial.judgements() <= standing)
+        return tuple(trial for trial in trials if not all(one in standing for one in trial.judgements()))
 
     def transfers(self, standing: Set[tuple[str, str]]) -> Iterator[tuple[Victim, Source, tuple[TrialStep, ...]]]:
         """Yield the perturbations that are to be judged on a classifier they were not made on, where that is missing.

@@ -8,7 +8,7 @@ from typing import Any
 
 KEY_LENGTH = 20
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode  # `dumps` makes one each time
-_encode_name = lru_cache(_encode)
+_encode_text = lru_cache(_encode)
 
 
 class CanonicalJson(str):
@@ -32,9 +32,12 @@ def key_of(kind: str, description: Mapping[str, Any]) -> str:
     Returns:
         Twenty hexadecimal digits of the SHA-256 of the canonical JSON text.
     """
-    entries = (
-        f"{_encode_name(name)}:{value if isinstance(value, CanonicalJson) else canonical_json(value)}"
-        for name, value in sorted(description.items())
-    )
-    text = f"[{_encode_name(kind)},{{{','.join(entries)}}}]"
+    entries = (f"{_encode_text(name)}:{_text(value)}" for name, value in sorted(description.items()))
+    text = f"[{_encode_text(kind)},{{{','.join(entries)}}}]"
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, CanonicalJson):
+        return value
+    return _encode_text(value) if isinstance(value, str) else _encode(value)

@@ -1,6 +1,7 @@
 """The step that leads to a perturbation and its rows, with their keys."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -138,16 +139,17 @@ class TrialStep:
         ids = [trial.trial_id for trial in self.curve()]
         return f"{key_of('curve', {'trials': ids})}-{split}" if ids else None
 
-    def judgements(self) -> frozenset[tuple[str, str]]:
-        """Return table and key of everything that is to stand in the store."""
-        rows = {("trials", key) for key in self.row_keys()}
+    def judgements(self) -> Iterator[tuple[str, str]]:
+        """Yield table and key of everything that is to stand in the store."""
+        for key in self.row_keys():
+            yield "trials", key
         for split in self.splits:
-            rows |= {("renderings", key) for key in self.rendering_keys(split).values()}
-            if (key := self.controls_key(split)) is not None:
-                rows.add(("controls", key))
-            if (key := self.curve_key(split)) is not None:
-                rows.add(("curves", key))
-        return frozenset(rows)
+            for key in self.rendering_keys(split).values():
+                yield "renderings", key
+            if (controls := self.controls_key(split)) is not None:
+                yield "controls", controls
+            if (curve := self.curve_key(split)) is not None:
+                yield "curves", curve
 
     def image_gradients(self) -> int:
         """Estimate what the search will spend."""
