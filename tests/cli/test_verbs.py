@@ -218,6 +218,11 @@ def test_train_grid_status_query_report(
     assert b"0 of 2 trials" in capfdbinary.readouterr().out
     assert run(monkeypatch, "query", "--store", store, "SELECT rule FROM trials ORDER BY 1", "--format", "json") == 0
     assert json.loads(capfdbinary.readouterr().out) == [{"rule": "aimed-ascent"}, {"rule": "random"}]
+    none = "SELECT rule FROM trials WHERE rule = 'sga'"
+    assert run(monkeypatch, "query", "--store", store, none, "--format", "csv") == 0
+    assert capfdbinary.readouterr() == (b"rule\n", b"")
+    assert run(monkeypatch, "query", "--store", tmp_path / "elsewhere", none, "--format", "csv") == 0
+    assert capfdbinary.readouterr() == (b"rule\n", f"{tmp_path / 'elsewhere'}: no results yet\n".encode())
     made = "SELECT trial_id FROM trials ORDER BY rule"
     assert run(monkeypatch, "query", "--store", store, made, "--format", "json") == 0
     pair = [row["trial_id"][:8] for row in json.loads(capfdbinary.readouterr().out)]

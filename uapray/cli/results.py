@@ -25,9 +25,12 @@ def query(
     from uapray import query as asking
     from uapray.store.results import open_results
 
-    body = asking.format_table(asking.query(open_results(store), sql), form)
-    sys.stdout.buffer.write(body)
+    results = open_results(store)
+    answer = asking.query(results, sql)
+    sys.stdout.buffer.write(asking.format_table(answer, form))
     sys.stdout.flush()
+    if not answer.num_rows and not results.keys("trials"):
+        typer.echo(f"{store}: no results yet", err=True)
 
 
 def report(
