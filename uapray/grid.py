@@ -246,7 +246,7 @@ class Grid(Settings):
         return search.model_copy(update={"budget": self.budget})
 
 
-class _EachKeyOnce(yaml.CSafeLoader):
+class _EachKeyOnce(yaml.SafeLoader):
     """Refuses a key given twice, of which YAML would quietly take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
