@@ -1,5 +1,6 @@
 """Every verb, used rightly, as a person would type it."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_help_imports_nothing_heavy() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(
+    collects: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "{name: g, data: [{uri: 'phantom:chest?images=60&size=32'}], classifiers: [{architecture: tiny-cnn}]}"
+    (tmp_path / "grid.yaml").write_text(text)
+    was = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        assert run(monkeypatch, "grid", "plan", tmp_path / "grid.yaml") == 0
+        assert gc.isenabled() is collects
+        assert run(monkeypatch, "grid", "plan", tmp_path / "none.yaml") == 2
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,9 @@
 """``uapray grid`` and ``uapray status``: many results, each made once."""
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -201,8 +204,21 @@ def status(
 
 def load_plan(grid: str) -> "Plan":
     """Read a grid file and work out its steps."""
-    from uapray.grid import parse_grid
-    from uapray.objects import read_uri
-    from uapray.plan import plan_grid
+    with _no_collecting():
+        from uapray.grid import parse_grid
+        from uapray.objects import read_uri
+        from uapray.plan import plan_grid
 
-    return plan_grid(parse_grid(read_uri(grid), origin=grid), base=grid.rpartition("/")[0])
+        return plan_grid(parse_grid(read_uri(grid), origin=grid), base=grid.rpartition("/")[0])
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Let nobody look for garbage among what stays: of 100,000 trials that is a tenth of the time."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
