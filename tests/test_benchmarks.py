@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import uapray
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -50,6 +54,31 @@ def test_compare_rules_prints_a_table_and_draws(tmp_path: Path) -> None:
     assert "nan" not in said
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "points.parquet").exists()
+
+
+def test_choose_settings_judges_on_other_train_images() -> None:
+    words = ["--data", "phantom:chest?images=200&size=32", "--size", 32, "--images", 60, "--judged-images", 40]
+    words += ["--settings", "batch_size=4,round_size=4", "--settings", "starts=1", "--image-gradients", 80]
+    said = printed("choose_settings.py", *words, "--draws", 2, "--seeds", 1)
+    assert [line.split("|")[1].strip() for line in said.splitlines()[-3:]] == [
+        "defaults",
+        "batch_size=4,round_size=4",
+        "starts=1",
+    ]
+    assert "nan" not in said
+
+
+def test_settings_are_not_judged_on_patients_that_were_searched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    train, test = (uapray.load_images("phantom:chest?images=300&size=32", split, 32) for split in ("train", "test"))
+    asked = Namespace(images=60, judged_images=80, draws=2, first_draw=0)
+    pairs = list(import_module("choose_settings").draws(train, test, asked))
+    assert pairs[0][0].ids != pairs[1][0].ids
+    for source, judged in pairs:
+        assert len(source)
+        assert len(judged)
+        assert not set(source.ids) & set(judged.ids)
+        assert not set(source.groups) & set(judged.groups) - {None}
 
 
 def test_transfer_prints_its_ratio() -> None:
