@@ -46,9 +46,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.draws * asked.seeds < 2:
         parser.error("--draws, --seeds: expected two searches or more, since one has no error; raise one of them")
-    budget = {"max_image_gradients": asked.image_gradients}
+    limit = {"max_image_gradients": asked.image_gradients}
     try:
-        lists = {settings: budget | named(settings) for settings in (DEFAULTS, *asked.settings)}
+        lists = {settings: limit | named(settings) for settings in (DEFAULTS, *asked.settings)}
         for changes in lists.values():
             search_settings(OURS, changes)
     except ConfigError as error:
@@ -68,7 +68,9 @@ def main() -> None:
                     points = run(classifier, source, judged, threat, OURS, lists[settings], seed, judge_every=LAST)
                     found.append(points[-1]["rate"])
         searches = f"{asked.draws} draws, {asked.seeds} seeds"
-        print(f"\n{name}: {OURS}, {asked.image_gradients:,} image-gradients; {searches}; judged on other train images")
+        aim = "nontargeted" if asked.target is None else f"target {asked.target}"
+        budget = f"{asked.image_gradients:,} image-gradients"
+        print(f"\n{name}: {OURS}, {aim}, {asked.norm}, zeta {asked.zeta:g}, {budget}; {searches}")
         print("| settings | rate | above the defaults |\n|---|---|---|")
         for settings, found in rates.items():
             above = "–" if settings == DEFAULTS else with_error(np.subtract(found, rates[DEFAULTS]))
