@@ -52,15 +52,9 @@ Point = dict[str, Any]
 def main() -> None:
     """Search with every rule, draw and seed on every classifier, print the tables, draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--data", default="phantom:chest?images=600&size=64", help="default: synthetic images")
-    parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=500, help="source images, validation part included")
+    ask_what_is_attacked(parser)
     parser.add_argument("--draws", type=int, default=1, help="draw the source images so often, and search with each")
     parser.add_argument("--test-images", type=int, default=540)
-    parser.add_argument("--zeta", type=float, default=0.03)
-    parser.add_argument("--norm", default="linf")
-    parser.add_argument("--target", help="class name; default: nontargeted")
     parser.add_argument("--rules", default=",".join(PUBLISHED))
     parser.add_argument("--passes", type=float, help="instead of the published budgets")
     parser.add_argument("--set", action="append", default=[], help="RULE:NAME=VALUE, e.g. df-uap:step_size=0.3")
@@ -79,12 +73,8 @@ def main() -> None:
         parser.error(f"--draws: expected 1 or more, got {asked.draws}")
     torch.set_num_threads(1)
 
-    size = (asked.size, asked.size)
-    train, test = (uapray.load_images(asked.data, split, size) for split in ("train", "test"))
-    if asked.target not in (None, *test.class_names):
-        parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
+    train, test, threat = attacked(parser, asked)
     held_out = test.select(np.unique(np.linspace(0, len(test) - 1, asked.test_images).astype(int)))
-    threat = Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
     earlier = [point for file in asked.points for point in pq.read_table(file).to_pylist()]
     points: list[Point] = [{"draw": 0, "budget": None, "fooled": None, **point} for point in earlier]
     for name, classifier in classifiers(asked.classifier, train):
@@ -101,6 +91,31 @@ def main() -> None:
             show_means(name, points, asked.draws)
     if asked.out:
         draw(of(points, None, 0), folder / "curves.png", asked)
+
+
+def ask_what_is_attacked(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is attacked, and how strongly."""
+    parser.add_argument("--data", default="phantom:chest?images=600&size=64", help="default: synthetic images")
+    parser.add_argument("--classifier", action="append", help="a .safetensors; default: a tiny one trained now")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=500, help="source images, validation part included")
+    parser.add_argument("--zeta", type=float, default=0.03)
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--target", help="class name; default: nontargeted")
+
+
+def attacked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> tuple[ImageSet, ImageSet, Threat]:
+    """Return the train and the test split, and the threat; a class that is not there ends the program."""
+    size = (asked.size, asked.size)
+    train, test = (uapray.load_images(asked.data, split, size) for split in ("train", "test"))
+    if asked.target not in (None, *test.class_names):
+        parser.error(f"--target: expected one of {', '.join(test.class_names)}, got {asked.target!r}")
+    return train, test, Threat(norm=asked.norm, zeta=asked.zeta, target=asked.target)
+
+
+def aim(asked: argparse.Namespace) -> str:
+    """Return where a perturbation is to send the images, as text."""
+    return "nontargeted" if asked.target is None else f"target {asked.target}"
 
 
 def searched(
@@ -327,8 +342,9 @@ def draw(points: Sequence[Point], file: Path, asked: argparse.Namespace) -> None
         axes.set(xscale="log", xlabel="image-gradients", ylabel="held-out rate", title=name)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    aim = "nontargeted" if asked.target is None else f"target {asked.target}"
-    figure.suptitle(f"{aim}, {asked.norm}, zeta {asked.zeta:g}, {asked.images} source images, {asked.seeds} seeds")
+    figure.suptitle(
+        f"{aim(asked)}, {asked.norm}, zeta {asked.zeta:g}, {asked.images} source images, {asked.seeds} seeds"
+    )
     figure.savefig(file, dpi=110)
 
 

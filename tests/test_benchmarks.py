@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
@@ -71,8 +70,8 @@ def test_choose_settings_judges_on_other_train_images() -> None:
 def test_settings_are_not_judged_on_patients_that_were_searched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     train, test = (uapray.load_images("phantom:chest?images=300&size=32", split, 32) for split in ("train", "test"))
-    asked = Namespace(images=60, judged_images=80, draws=2, first_draw=0)
-    pairs = list(import_module("choose_settings").draws(train, test, asked))
+    drawn = import_module("choose_settings").drawn
+    pairs = [drawn(train, test, number, images=60, judged=80) for number in range(2)]
     assert pairs[0][0].ids != pairs[1][0].ids
     for source, judged in pairs:
         assert len(source)
