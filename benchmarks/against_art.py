@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import uapray
+from uapray.arena import Arena
 from uapray.config import Budget, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
@@ -29,7 +30,7 @@ from uapray.models.training import fit
 from uapray.models.weights import wrap_module
 from uapray.models.zoo import build
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, find
+from uapray.trial import find
 
 SIZE = (64, 64)
 SOURCE_IMAGES = 500

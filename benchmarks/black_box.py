@@ -20,16 +20,18 @@ import torch
 
 import uapray
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.config import BLACK_BOX, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet, hold_out
+from uapray.judgement import judge
 from uapray.models.card import Classifier
 from uapray.models.recipe import RECIPES
 from uapray.models.training import fit
 from uapray.models.weights import wrap_module
 from uapray.models.zoo import build
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, find, judge
+from uapray.trial import find
 
 ATTACKER_IMAGES = 200
 JUDGED_IMAGES = 500

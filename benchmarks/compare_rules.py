@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 
 import uapray
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.config import Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
 from uapray.models.card import Classifier
 from uapray.pool import in_turn
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, find
+from uapray.trial import find
 
 OURS = "aimed-ascent"
 SHARES = {OURS: 1.0, f"{OURS}, a tenth": 0.1}  # of a published rule's image-gradients

@@ -27,15 +27,18 @@ from threading import Event, Thread
 import psutil
 import torch
 
+from uapray.arena import Arena
+from uapray.data.images import class_index
 from uapray.experiment import find_missing, run_missing
 from uapray.grid import parse_grid
+from uapray.judgement import judge
 from uapray.obtain import begin_with
 from uapray.on_ray.session import session
 from uapray.plan import plan_grid
 from uapray.resources import Resources, open_pool
 from uapray.run import Run
 from uapray.store.results import open_results
-from uapray.trial import Arena, class_index, find, judge
+from uapray.trial import find
 
 GRID = """
 name: many

@@ -29,6 +29,7 @@ import torch
 import uapray.on_ray.host as host_module
 import uapray.on_ray.pool as pool_module
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.ascent import Ascending, Ascent
 from uapray.attack.partial import PartialUpdate
 from uapray.attack.rules import Rule, State
@@ -36,7 +37,7 @@ from uapray.config import BLACK_BOX, SEQUENTIAL, STEP_SIZES, Threat
 from uapray.data.images import ImageSet
 from uapray.on_ray.pool import RayPool
 from uapray.replica import ANSWER_S, Batch
-from uapray.trial import Arena, find, rule_of
+from uapray.trial import find, rule_of
 
 BATCH = 16
 WARM_S = 4.0

@@ -17,12 +17,13 @@ from against_art import SIZE, fooled, trained
 from torch import nn
 
 import uapray
+from uapray.arena import Arena
 from uapray.config import Norm, Search, Threat
 from uapray.data.images import ImageSet
 from uapray.errors import TrialError
 from uapray.models.weights import wrap_module
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, find
+from uapray.trial import find
 
 CASES = [
     ("uap-fgsm", "step_size", (0.03, 0.06, 0.125, 0.25, 0.5, 1.0)),

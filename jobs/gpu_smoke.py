@@ -194,10 +194,12 @@ def a_search(bench: Bench) -> str:
     """A whole search and its judgement come out, as on the CPU within the error of the rates."""
     import uapray
     from uapray.api import search_settings
+    from uapray.arena import Arena
     from uapray.config import Threat
+    from uapray.judgement import judge
     from uapray.models.weights import wrap_module
     from uapray.resources import Resources, open_pool
-    from uapray.trial import Arena, find, judge
+    from uapray.trial import find
 
     images = uapray.load_images("phantom:chest?images=240&size=32&seed=3", "train")
     module = build("tiny-cnn", classes=3, channels=1, size=(32, 32), seed=1)

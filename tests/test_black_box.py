@@ -28,7 +28,8 @@ from uapray.config import BLACK_BOX, Budget, Search, Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import held_out
 from uapray.errors import ConfigError, TrialError
-from uapray.trial import Found, find, judge
+from uapray.judgement import judge
+from uapray.trial import Found, find
 
 META = ("cma-es", "pso", "de", "ga")
 RULES = ("hill-climb", *META)

@@ -11,8 +11,8 @@ from victims import SmallCNN, arena_of, image_set, noise, targeted_victim, two_c
 
 from uapray.attack.control import matched_controls, signs
 from uapray.controls import Controls, draw_seed, judge_controls
+from uapray.judgement import judge, norms
 from uapray.measures import p_value
-from uapray.trial import judge, norms
 
 IMAGES = image_set(60, classes=3)
 KINDS = tuple(matched_controls(2.0))

@@ -24,6 +24,7 @@ from victims import (
     two_class,
 )
 
+from uapray.arena import radius
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import length
 from uapray.config import Budget, Norm, Search, Threat
@@ -31,8 +32,9 @@ from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
 from uapray.data.images import chosen_images, class_index, held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
+from uapray.judgement import judge, norms
 from uapray.measures import likeness, visibility
-from uapray.trial import Found, find, judge, norms, radius, rule_of
+from uapray.trial import Found, find, rule_of
 
 RULES = ("spgd", "sga")
 

@@ -10,6 +10,7 @@ import yaml
 from test_report import Shop
 from victims import HEIGHT, WIDTH, SmallCNN, arena_of, image_set
 
+from uapray.arena import radius
 from uapray.attack.projection import length
 from uapray.config import Search, Threat, parse
 from uapray.data.images import chosen_images
@@ -22,7 +23,7 @@ from uapray.report.rates import rates
 from uapray.resources import Resources
 from uapray.run import Run
 from uapray.store.results import open_results
-from uapray.trial import find, radius
+from uapray.trial import find
 from uapray.verdict import verdicts
 
 ZETA = 0.04

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uapray.arena import Arena
 from uapray.ascent import Ascending, Ascent
 from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
@@ -19,7 +20,6 @@ from uapray.data.images import ImageSet
 from uapray.pool import Deck, LocalPool
 from uapray.rendering import Rendering
 from uapray.replica import Batch, Drawn, Replica
-from uapray.trial import Arena
 
 HEIGHT, WIDTH = 8, 7
 CLASS_NAMES = ("CLEAR", "OPACITY", "EFFUSION", "NODULE")

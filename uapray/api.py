@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from uapray.answers import Evaluation, PerturbResult, ZetaCurve
+from uapray.arena import Arena
 from uapray.attack.control import random_perturbation
 from uapray.attack.projection import order
 from uapray.config import (
@@ -35,11 +36,12 @@ from uapray.curves import ZETAS, curve_of, walk_order
 from uapray.data.images import ImageSet, class_index
 from uapray.errors import ConfigError
 from uapray.filtered import filtered
+from uapray.judgement import judge, judge_rendered, norms
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
 from uapray.rendering import parse_rendering
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, Found, find, judge, judge_rendered, norms
+from uapray.trial import Found, find
 
 PoolKind = Literal["local", "ray"]
 Model = Classifier | nn.Module | str

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from uapray.arena import Arena
 from uapray.attack.control import Draw, matched_controls
+from uapray.judgement import predictions
 from uapray.measures import Outcome, Rate, p_value, spread
 from uapray.pool import in_turn, predicted
 from uapray.records import key_of
 from uapray.replica import Drawn
-from uapray.trial import Arena, predictions
 
 DRAWS_EACH = 2  # that a replica is asked about at a time: one more while it answers
 

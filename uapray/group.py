@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 
+from uapray.arena import Arena
 from uapray.data.dataset import ATTACKER
 from uapray.data.images import ImageSet
 from uapray.errors import ClusterError, DataError, StoppedError, UserError
@@ -24,7 +25,6 @@ from uapray.sources import Source
 from uapray.steps import TrialStep
 from uapray.stoppable import StoppablePool
 from uapray.store.runs import Noting
-from uapray.trial import Arena
 from uapray.trial_step import judge_transfer, run_trial
 from uapray.victims import Victim
 

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uapray.arena import Arena, radius
 from uapray.attack.projection import order
 from uapray.data.images import ImageSet, class_index
+from uapray.judgement import judge
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.disturbance import Ascent, Disturbance
@@ -23,7 +25,7 @@ from uapray.pool import ReplicaPool
 from uapray.resources import Held, Resources, open_pool
 from uapray.stoppable import StoppablePool
 from uapray.train_step import fit_classifier
-from uapray.trial import Arena, Found, find, judge, radius
+from uapray.trial import Found, find
 from uapray.victims import HardenStep
 
 

@@ -18,12 +18,13 @@ from uapray.controls import Controls
 from uapray.curves import Curve
 from uapray.data.images import ImageSet
 from uapray.harden_step import Round
+from uapray.judgement import Judgement, norms
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity
 from uapray.rendering import Rendering
 from uapray.steps import TrialStep
-from uapray.trial import Found, Judgement, norms
+from uapray.trial import Found
 from uapray.victims import HardenStep, Victim
 
 Row = dict[str, Any]

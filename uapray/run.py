@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from uapray.coordinator import Snapshot
+from uapray.judgement import Judgement
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.plan import Plan
 from uapray.resources import Resources
 from uapray.steps import TrialStep
 from uapray.store.results import Results
-from uapray.trial import Judgement
 from uapray.victims import Victim
 
 

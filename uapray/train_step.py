@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from uapray.arena import Arena
 from uapray.data.images import ImageSet, hold_out
 from uapray.models.blocks import first_blocks
 from uapray.models.card import Card, Classifier
@@ -22,7 +23,6 @@ from uapray.models.zoo import build
 from uapray.on_ray.training import fit_on_ray, measure_norms_on_ray
 from uapray.resources import Held, Resources, open_pool
 from uapray.stoppable import StoppablePool
-from uapray.trial import Arena
 from uapray.victims import InterpolateStep, TrainStep
 
 

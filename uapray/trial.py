@@ -1,106 +1,30 @@
-"""One step of a plan: a search or a judgement, on whatever pool of replicas it is given."""
+"""A search for one perturbation, on whatever pool of replicas it is given."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from threading import Lock
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uapray.arena import Arena, radius
 from uapray.attack.control import random_perturbation
 from uapray.attack.objective import Objective
-from uapray.attack.projection import length, mean_norm, order
+from uapray.attack.projection import order
 from uapray.attack.rules import Rule, cosine_uap, df_uap, sga, spgd
 from uapray.black_box import search_black_box
 from uapray.config import BLACK_BOX, SEQUENTIAL, Search, Threat
 from uapray.coordinator import LEAST_HEAT, Measurement, Snapshot, Task, Walk, search
-from uapray.data.images import ImageSet, class_index, held_out
+from uapray.data.images import class_index, held_out
 from uapray.errors import ConfigError, DataError, TrialError
-from uapray.measures import Outcome, Visibility, spread, visibility
 from uapray.pace import pace_of
 from uapray.panel import Member, rate
-from uapray.pool import Deck, ReplicaPool, in_turn, predicted
-from uapray.rendering import Rendering
+from uapray.pool import predicted
 from uapray.rounds import Rounds, leaves_out, screened_on
 from uapray.saved import Progress
 from uapray.sequential import Sequential, nothing_accepted, step_of
 from uapray.steady import one_thread
-
-LIKENESS_IMAGES = 256  # PSNR and SSIM are the mean of so many at most, evenly spread
-LIKENESS_BATCH = 8  # SSIM keeps some twenty copies of a batch
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """A classifier on replicas, with the image arrays that they hold.
-
-    Attributes:
-        pool: Replicas of the classifier.
-        images: The image sets by the name the replicas know them under, which is their split.
-        weight: Voice of the classifier in a search on several.
-    """
-
-    pool: ReplicaPool
-    images: Mapping[str, ImageSet]
-    weight: float = 1.0
-    _clean: dict[tuple[str, Rendering | None, bytes | None], NDArray[np.float32]] = field(default_factory=dict)
-    _norms: dict[tuple[str, str, int | None], float] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-
-    def clean(
-        self, split: str, rendering: Rendering | None = None, among: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
-        """Return the classes predicted for the clean images, rendered or as they are; as ``clean_logits``."""
-        return predicted(self.clean_logits(split, rendering, among))
-
-    def clean_logits(
-        self, split: str, rendering: Rendering | None = None, among: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
-        """Return the logits ``(n, k)`` of the clean images, rendered or as they are; the replicas are asked once.
-
-        Args:
-            split: Name of the split.
-            rendering: What the images go through before.
-            among: Of these alone, int64 ``(n,)``; last bits depend on the company, so no others may come along.
-        """
-        if not len(self.images[split]):
-            raise DataError(f"{split}: expected images, got none")
-        key = split, rendering, None if among is None else among.tobytes()
-        with self._lock:
-            if key not in self._clean:
-                rows = np.arange(len(self.images[split])) if among is None else among
-                self._clean[key] = self.pool.logits(None, in_turn(split, rows), rendering)
-            return self._clean[key]
-
-    def mean_norm(
-        self, split: str, norm: str, *, channels: int | None = None, rows: NDArray[np.int64] | None = None
-    ) -> float:
-        """Return the mean norm of a split's images, pixel units; that of all is computed once.
-
-        Args:
-            split: Name of the split.
-            norm: ``l2`` or ``linf``.
-            channels: The first so many alone; None: all.
-            rows: Of the images that count, int64 ``(n,)``; None: all.
-        """
-        images = self.images[split].images[..., :channels]
-        if not len(images):
-            raise DataError(f"{split}: expected images, got none")
-        if rows is not None:
-            return _mean_norm(images, rows, order(norm))
-        key = split, norm, channels
-        with self._lock:
-            if key not in self._norms:
-                self._norms[key] = _mean_norm(images, np.arange(len(images)), order(norm))
-            return self._norms[key]
-
-    def deck(self, split: str, rows: NDArray[np.int64], among: NDArray[np.int64] | None = None) -> Deck:
-        """Return some images of a split with their clean predictions; ``among`` has them all (``clean_logits``)."""
-        clean = self.clean(split, among=among)
-        return Deck(split, rows, clean[rows if among is None else np.searchsorted(among, rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,49 +53,6 @@ class Found:
     source_images: int
     validation_rate: float | None = None
     source_fooling_rate: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A perturbation judged on one split.
-
-    Attributes:
-        split: Name of the split.
-        outcome: Predictions before and after.
-        visibility: How much the images changed.
-        target: Index of the class that was to be reached; None: nontargeted.
-        clean_logits: Of the clean images, ``(n, k)``.
-        perturbed_logits: Of the perturbed images, ``(n, k)``.
-    """
-
-    split: str
-    outcome: Outcome
-    visibility: Visibility
-    target: int | None
-    clean_logits: NDArray[np.float32]
-    perturbed_logits: NDArray[np.float32]
-
-
-def radius(arena: Arena, split: str, threat: Threat, rows: NDArray[np.int64] | None = None) -> float:
-    """Return xi in pixel units: as given, or zeta times the mean norm of images (Hirano et al. 2021).
-
-    Args:
-        arena: Where the images are.
-        split: Whose images; ``Threat.xi_from`` says which of their channels.
-        threat: Norm and size.
-        rows: Of the images that count, int64 ``(n,)``; None: all.
-    """
-    if threat.xi is not None:
-        return threat.xi
-    assert threat.zeta is not None
-    channels = 1 if threat.xi_from == "first-channel" else None
-    return threat.zeta * arena.mean_norm(split, threat.norm, channels=channels, rows=rows)
-
-
-def _mean_norm(images: NDArray[np.uint8], rows: NDArray[np.int64], p: float) -> float:
-    """Return the mean norm of some images, without copying them all at once."""
-    parts = (torch.from_numpy(images[rows[start : start + 256]]) for start in range(0, len(rows), 256))
-    return sum(len(part) * mean_norm(part, p=p) for part in parts) / len(rows)
 
 
 def rule_of(
@@ -338,44 +219,3 @@ def _source_rate(task: Task, v: Tensor) -> float:
         for one in task.members
     )
     return float(np.mean(list(each)))
-
-
-def judge(arena: Arena, split: str, perturbation: Tensor, *, target: int | None) -> Judgement:
-    """Measure a perturbation on a split, after clipping to valid pixels."""
-    images, clean = arena.images[split], arena.clean_logits(split)
-    perturbed = arena.pool.logits(perturbation, in_turn(split, np.arange(len(images))))
-    outcome = Outcome(images.labels, predicted(clean), predicted(perturbed), len(images.class_names))
-    some = in_turn(split, spread(len(images), LIKENESS_IMAGES), LIKENESS_BATCH)
-    seen = visibility(arena.pool.likeness(perturbation, some))
-    return Judgement(split, outcome, seen, target, clean, perturbed)
-
-
-def judge_rendered(arena: Arena, split: str, perturbation: Tensor, rendering: Rendering) -> Outcome:
-    """Measure a perturbation on a split where clean and perturbed images are rendered before they are classified."""
-    return predictions(arena, split, perturbation, np.arange(len(arena.images[split])), rendering)
-
-
-def predictions(
-    arena: Arena, split: str, perturbation: Tensor, rows: NDArray[np.int64], rendering: Rendering | None = None
-) -> Outcome:
-    """Return what is predicted of some images of a split, without the perturbation and with it.
-
-    Args:
-        arena: Where the classifier and the images are.
-        split: Name of the split.
-        perturbation: ``(c, h, w)``, pixel units.
-        rows: Of the split, int64 ``(n,)``.
-        rendering: What clean and clipped perturbed images go through before they are classified.
-    """
-    images = arena.images[split]
-    return Outcome(
-        labels=images.labels[rows],
-        clean=arena.clean(split, rendering)[rows],
-        perturbed=predicted(arena.pool.logits(perturbation, in_turn(split, rows), rendering)),
-        classes=len(images.class_names),
-    )
-
-
-def norms(perturbation: Tensor) -> tuple[float, float]:
-    """Return the l2 and linf norm of a perturbation, pixel units."""
-    return length(perturbation, p=order("l2")), length(perturbation, p=order("linf"))

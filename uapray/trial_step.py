@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from uapray import __version__, rows
+from uapray.arena import Arena
 from uapray.attack.projection import order
 from uapray.config import BLACK_BOX
 from uapray.controls import judge_controls
@@ -14,6 +15,7 @@ from uapray.coordinator import Snapshot
 from uapray.curves import curve_of
 from uapray.data.images import ImageSet, class_index
 from uapray.errors import TrialError
+from uapray.judgement import judge, judge_rendered
 from uapray.keeper import Keeper
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
@@ -21,7 +23,7 @@ from uapray.remembering import RememberingPool
 from uapray.run import Run
 from uapray.steps import TrialStep
 from uapray.store.results import Results
-from uapray.trial import Arena, Found, find, judge, judge_rendered
+from uapray.trial import Found, find
 from uapray.victims import Victim
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 import uapray
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.config import Threat
 from uapray.coordinator import Snapshot
 from uapray.data.images import ImageSet
@@ -27,7 +28,7 @@ from uapray.models.weights import wrap_module
 from uapray.on_ray.pool import RayPool
 from uapray.on_ray.shared import share
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, Found, find
+from uapray.trial import Found, find
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -170,7 +171,8 @@ from uapray.api import search_settings
 from uapray.config import Threat
 from uapray.models.weights import wrap_module
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, find
+from uapray.arena import Arena
+from uapray.trial import find
 
 images = uapray.load_images("phantom:chest?images=150&size=32&seed=3", "train")
 classifier = wrap_module(bright(), images.class_names, 1, (32, 32))

@@ -15,6 +15,7 @@ from torch import nn
 
 import uapray
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.attack.control import Draw, matched_controls
 from uapray.attack.objective import Objective
 from uapray.config import FP32, Arithmetic, Threat
@@ -28,7 +29,7 @@ from uapray.pool import in_turn
 from uapray.rendering import parse_rendering
 from uapray.replica import Batch
 from uapray.resources import Resources, open_pool
-from uapray.trial import Arena, Found, find
+from uapray.trial import Found, find
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -10,6 +10,7 @@ from uapray.cli.leaks import tell_shared_patients
 from uapray.cli.progress import Board, board
 from uapray.coordinator import Snapshot
 from uapray.experiment import Summary, find_missing, run_missing
+from uapray.judgement import Judgement
 from uapray.models.card import Classifier
 from uapray.models.training import EpochReport
 from uapray.on_ray.session import LOCAL, knock, session
@@ -18,7 +19,6 @@ from uapray.resources import Resources, check_arithmetic
 from uapray.run import Run, Watcher
 from uapray.steps import TrialStep
 from uapray.store.results import Results
-from uapray.trial import Judgement
 from uapray.victims import Victim
 
 
