@@ -32,7 +32,7 @@ from uapray.coordinator import Snapshot
 from uapray.data.dataset import load_images
 from uapray.data.images import chosen_images, class_index, held_out
 from uapray.errors import ConfigError, DataError, TrialError, UaprayError
-from uapray.judgement import judge, norms
+from uapray.judgement import judge
 from uapray.measures import likeness, visibility
 from uapray.trial import Found, find, rule_of
 
@@ -419,11 +419,6 @@ def test_pixels_are_clipped_before_they_are_judged() -> None:
 
     arena, _ = arena_of(Overshoot(), image_set(10))
     assert judge(arena, "train", noise(0, scale=3), target=None).outcome.fooling.hits == 0
-
-
-def test_norms_are_l2_and_linf() -> None:
-    v = torch.tensor([[[3.0, -4.0]]])
-    assert norms(v) == (5, 4)
 
 
 def test_on_real_images_of_the_retina(real_data: Path) -> None:

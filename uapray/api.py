@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uapray.answers import Evaluation, PerturbResult, ZetaCurve
 from uapray.arena import Arena
 from uapray.attack.control import random_perturbation
-from uapray.attack.projection import order
+from uapray.attack.projection import norms, order
 from uapray.config import (
     DEFAULT_RULE,
     USUAL_XI_FROM,
@@ -36,7 +36,7 @@ from uapray.curves import ZETAS, curve_of, walk_order
 from uapray.data.images import ImageSet, class_index
 from uapray.errors import ConfigError
 from uapray.filtered import filtered
-from uapray.judgement import judge, judge_rendered, norms
+from uapray.judgement import judge, judge_rendered
 from uapray.models.card import Classifier, check_fits
 from uapray.models.weights import load_for, wrap_module
 from uapray.rendering import parse_rendering

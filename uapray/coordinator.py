@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uapray.attack.objective import Objective
-from uapray.attack.projection import length
+from uapray.attack.projection import norms
 from uapray.attack.rules import State
 from uapray.config import Budget, Search
 from uapray.pace import Pace
@@ -305,6 +305,7 @@ def judge_point(
     now = replace(now, image_queries=now.image_queries + said.image_queries)
     if said.certainty > now.best_certainty and start.moved:
         now = replace(now, best=candidate, best_rate=said.rate, best_certainty=said.certainty)
+    l2, linf = norms(candidate)
     return now, Measurement(
         start=start.index,
         round=start.rounds,
@@ -312,8 +313,8 @@ def judge_point(
         images_used=images_used,
         image_gradients=now.image_gradients,
         image_queries=now.image_queries,
-        l2=length(candidate, p=2),
-        linf=length(candidate, p=math.inf),
+        l2=l2,
+        linf=linf,
         fooling_rate=said.fooling_rate,
         targeted_success_rate=said.targeted_success_rate,
         certainty=said.certainty,

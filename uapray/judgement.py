@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uapray.arena import Arena
-from uapray.attack.projection import length, order
 from uapray.measures import Outcome, Visibility, spread, visibility
 from uapray.pool import in_turn, predicted
 from uapray.rendering import Rendering
@@ -71,8 +70,3 @@ def predictions(
         perturbed=predicted(arena.pool.logits(perturbation, in_turn(split, rows), rendering)),
         classes=len(images.class_names),
     )
-
-
-def norms(perturbation: Tensor) -> tuple[float, float]:
-    """Return the l2 and linf norm of a perturbation, pixel units."""
-    return length(perturbation, p=order("l2")), length(perturbation, p=order("linf"))

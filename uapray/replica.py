@@ -1,6 +1,5 @@
 """One copy of the model with the images, in one process. Knows no Ray."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from uapray.ascent import Ascending, Ascent, ascend
 from uapray.attack.control import Draw
 from uapray.attack.objective import Objective
 from uapray.attack.partial import PartialUpdate, add_in_order
-from uapray.attack.projection import length
+from uapray.attack.projection import norms
 from uapray.attack.rules import State
 from uapray.attack.sequential import Ahead, Visit, Visiting, visit
 from uapray.config import FP32, Arithmetic
@@ -210,7 +209,7 @@ class Replica:
     def _drawn(self, v: Tensor, draw: Draw, batches: Sequence[Batch]) -> Drawn:
         with one_thread():
             control = draw.of(v)
-            l2, linf = length(control, p=2), length(control, p=math.inf)
+            l2, linf = norms(control)
         return Drawn(np.concatenate(self.logits(control.numpy(), batches)), l2, linf)
 
     def _likeness(self, v: Tensor, batch: Batch) -> Tensor:

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from uapray import __version__
+from uapray.attack.projection import norms
 from uapray.clinical import Estimate, Roles, clinical_readings
 from uapray.controls import Controls
 from uapray.curves import Curve
 from uapray.data.images import ImageSet
 from uapray.harden_step import Round
-from uapray.judgement import Judgement, norms
+from uapray.judgement import Judgement
 from uapray.measures import Outcome
 from uapray.models.card import Classifier
 from uapray.models.scores import sensitivity_and_specificity

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from victims import noise
 
-from uapray.attack.projection import direction, extend, length, mean_norm, order, project
+from uapray.attack.projection import direction, extend, length, mean_norm, norms, order, project
 from uapray.errors import ConfigError
 
 orders = st.sampled_from([2.0, math.inf])
@@ -25,6 +25,12 @@ def norm(v: torch.Tensor, p: float) -> float:
 
 def product(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double().flatten() @ b.double().flatten())
+
+
+@given(seeds, scales, shapes)
+def test_norms_are_l2_and_linf(seed: int, scale: float, shape: tuple[int, ...]) -> None:
+    v = noise(seed, shape, scale)
+    assert norms(v) == pytest.approx((norm(v, 2), norm(v, math.inf)))
 
 
 @given(orders, radii, seeds, scales, shapes)

@@ -168,10 +168,10 @@ from ray.cluster_utils import Cluster
 from foreign_victims import bright
 import uapray
 from uapray.api import search_settings
+from uapray.arena import Arena
 from uapray.config import Threat
 from uapray.models.weights import wrap_module
 from uapray.resources import Resources, open_pool
-from uapray.arena import Arena
 from uapray.trial import find
 
 images = uapray.load_images("phantom:chest?images=150&size=32&seed=3", "train")

@@ -26,6 +26,11 @@ def length(v: Tensor, *, p: float) -> float:
     return float(torch.linalg.vector_norm(v.double(), ord=p))
 
 
+def norms(v: Tensor) -> tuple[float, float]:
+    """Return the l2 and the linf norm of ``v``, in pixel units."""
+    return length(v, p=2), length(v, p=math.inf)
+
+
 def mean_norm(images: Tensor, *, p: float) -> float:
     """Return the mean l_p norm of images, each taken whole (all channels together).
 
