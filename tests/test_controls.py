@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from victims import SmallCNN, arena_of, image_set, noise, targeted_victim, two_class
 
 from uapray.attack.control import matched_controls, signs
+from uapray.attack.projection import norms
 from uapray.controls import Controls, draw_seed, judge_controls
-from uapray.judgement import judge, norms
+from uapray.judgement import judge
 from uapray.measures import p_value
 
 IMAGES = image_set(60, classes=3)
